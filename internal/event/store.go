@@ -1,0 +1,136 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Batch is what one Append commits: the rows of the log records [From, UpTo) of
+// one log, all received on one UTC day.
+type Batch struct {
+	LogID LogID
+	// From and UpTo are record sequence numbers: the batch covers [From, UpTo).
+	From, UpTo uint64
+	// Day is the UTC midnight that begins the day of receipt of every row.
+	Day time.Time
+	// Rows are in order of receipt. It may be empty: the position still moves.
+	Rows []Row
+	// Exact asks that a row whose Hash was stored within the last ExactDays days
+	// (this one included), or stands earlier in Rows, is left out.
+	Exact     bool
+	ExactDays int
+}
+
+// Store keeps events. Implementations are safe for concurrent use, except that
+// one log has one appender at a time.
+type Store interface {
+	// Position returns the sequence of the first record of the log that is not
+	// in the store, and whether the store has seen that log at all.
+	Position(ctx context.Context, log LogID) (next uint64, known bool, err error)
+
+	// Append commits rows, per-minute rollups and the log's position in one
+	// transaction, durably. The position is compared first: when the store does
+	// not stand at b.From the answer is a *PositionError and nothing changed (a
+	// log the store has never seen stands wherever its first batch begins).
+	// It returns how many rows were inserted, which is less than len(b.Rows) only
+	// in exact mode.
+	//
+	// An error that wraps ErrData means that the database refuses these rows for
+	// what is in them, now and always; the caller finds the row by bisection. Any
+	// other error may pass, and it may also come after the commit took place: the
+	// caller asks Position before it tries again.
+	Append(ctx context.Context, b Batch) (inserted int, err error)
+
+	// Events returns one page of a tenant's events.
+	Events(ctx context.Context, q Query) (Page, error)
+
+	// Event returns a tenant's event by id, the newest if several sources used
+	// the same id. ErrNotFound if there is none.
+	Event(ctx context.Context, tenantID, id string) (Event, error)
+
+	// Stats returns counts and payload bytes per type and step, from the rollups.
+	Stats(ctx context.Context, q StatsQuery) ([]Series, error)
+
+	// RecentHashes calls yield with the hash of every event received at or after
+	// since, oldest first, and with a time of receipt that is exact to the
+	// minute or better. It serves to rebuild the dedupe window at start, so it
+	// reads no payloads. It stops when yield returns false.
+	RecentHashes(ctx context.Context, since time.Time, yield func(h Hash, receivedAt time.Time) bool) error
+
+	// LastReceived returns the newest time of receipt in the store, zero if there
+	// is none.
+	LastReceived(ctx context.Context) (time.Time, error)
+
+	// DropBefore removes whole days of receipt before the given UTC midnight and
+	// returns the days it removed. The days that hold a log's position stay.
+	DropBefore(ctx context.Context, day time.Time) ([]time.Time, error)
+}
+
+// Errors a Store answers with; test with errors.Is.
+var (
+	ErrNotFound  = errors.New("event not found")
+	ErrBadCursor = errors.New("cursor is not one this server gave")
+	// ErrData marks an error that comes from the content of a row.
+	ErrData = errors.New("the database refuses this data")
+)
+
+// PositionError says that the store does not stand where a batch begins.
+type PositionError struct {
+	// Have is the sequence of the first record the store does not have.
+	Have uint64
+	// From is where the batch begins.
+	From uint64
+}
+
+func (e *PositionError) Error() string {
+	return fmt.Sprintf("the store stands at log sequence %d, the batch begins at %d", e.Have, e.From)
+}
+
+// Query asks for events of one tenant, by time of receipt.
+type Query struct {
+	TenantID string
+	// Type restricts to one type; empty means all.
+	Type string
+	// From and To bound the time of receipt: [From, To). Zero means unbounded.
+	From, To time.Time
+	// Limit is the page size, at least 1.
+	Limit int
+	// Cursor continues after a page's Next; empty starts anew.
+	Cursor string
+	// Ascending asks for the oldest first; the default is the newest first.
+	Ascending bool
+}
+
+// Page is one page of events. Next is empty when, at the time of the query,
+// nothing followed; with Ascending it is always set if any event was ever
+// reached, so that a tail can go on from it.
+type Page struct {
+	Events []Event
+	Next   string
+}
+
+// StatsQuery asks for the number of events of one tenant over time of receipt.
+type StatsQuery struct {
+	TenantID string
+	Type     string // empty means all
+	From, To time.Time
+	// Step is the width of a point, a whole number of minutes, at least one.
+	// Points are aligned to multiples of Step since the Unix epoch.
+	Step time.Duration
+}
+
+// Series is one type's counts over time, oldest first. Steps without events
+// have no point.
+type Series struct {
+	Type   string
+	Points []Point
+}
+
+// Point counts the events received in [Time, Time+Step) and their payload bytes.
+type Point struct {
+	Time  time.Time
+	Count int64
+	Bytes int64
+}
