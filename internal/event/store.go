@@ -21,6 +21,9 @@ type Batch struct {
 	// (this one included), or stands earlier in Rows, is left out.
 	Exact     bool
 	ExactDays int
+	// DryRun asks for everything but the commit: the transaction is rolled back.
+	// It serves to find the row a database refuses without losing the others.
+	DryRun bool
 }
 
 // Store keeps events. Implementations are safe for concurrent use, except that
