@@ -1,0 +1,33 @@
+// Package load offers events to a Millrace server and afterwards checks that the
+// server kept what it promised. It talks public HTTP only and knows nothing of
+// the server's packages, so it cannot cheat.
+//
+// # Offering
+//
+// Events is an open-loop generator. Each batch has an intended send time on a
+// fixed schedule; latency is counted from that time, not from the moment a
+// connection happened to be free, so a server that stalls is charged for every
+// batch that had to wait (no coordinated omission). Work in flight is bounded by
+// the number of connections: a batch that leaves late is counted as late, one
+// that could not leave before the end is counted as missed, and none is dropped
+// in silence. With a rate of zero the loop is closed: each connection sends its
+// next batch when the last one is answered; the report says which it was.
+//
+// The generator usually shares a small machine with the server it measures, so
+// it is built to cost little: batches are whole HTTP requests rendered once, and
+// sending one is a copy, patching ids and timestamps in place, one write and one
+// read. It reports its own CPU time per event.
+//
+// # Checking
+//
+// An acked file (see AckedWriter for the format) lists each id the server
+// accepted and, for each distinct payload, a hash. VerifyEvents walks the
+// server's events over the time of the run and finds what is missing, doubled,
+// changed or strange, and that the statistics add up with the rows.
+//
+// # Concurrency and lifecycle
+//
+// Events and VerifyEvents own every goroutine they start and return when all of
+// them have ended. Cancelling the context ends a run within about a second.
+// Nothing in the package is global.
+package load
