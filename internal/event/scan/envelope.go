@@ -138,18 +138,23 @@ func (s *Scanner) members(e *Event, b []byte, i, depth int) int {
 	}
 }
 
-// name returns the decoded name of a member whose text, with the colon and
-// white space, is quoted.
+// name returns the decoded name of a member; quoted is its text up to the colon.
 func (s *Scanner) name(quoted []byte, escaped bool) []byte {
-	last := len(quoted) - 2 // the colon is the last byte
+	if !escaped {
+		return inside(quoted)
+	}
+	text, _ := s.decode(inside(quoted))
+	return text
+}
+
+// inside returns what stands between the quotes of a member's name, given its
+// text up to the colon.
+func inside(quoted []byte) []byte {
+	last := len(quoted) - 2
 	for quoted[last] != '"' {
 		last--
 	}
-	if !escaped {
-		return quoted[1:last]
-	}
-	text, _ := s.decode(quoted[1:last])
-	return text
+	return quoted[1:last]
 }
 
 // decode puts the text of a string's inside into the arena.
