@@ -112,6 +112,9 @@ func eventsURL(base string) (*url.URL, error) {
 	if u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, fmt.Errorf("URL %q: give the server's address, for example http://127.0.0.1:8080", u.Redacted())
 	}
+	if u.Path == "" {
+		u.Path = "/" // JoinPath would otherwise give a path without a slash
+	}
 	return u.JoinPath("events"), nil
 }
 

@@ -16,6 +16,9 @@ import (
 // texts that differ in white space or in the escapes of strings have the same
 // meaning; the order of members, repeated members and every digit count.
 func meaningOf(text []byte) (uint64, error) {
+	if !json.Valid(text) {
+		return 0, errors.New("not JSON")
+	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	d := xxhash.New()
@@ -26,16 +29,14 @@ func meaningOf(text []byte) (uint64, error) {
 		_, _ = d.Write(head[:])
 		_, _ = d.WriteString(s)
 	}
-	tokens := 0
 	for {
 		tok, err := dec.Token()
 		if errors.Is(err, io.EOF) {
-			break
+			return d.Sum64(), nil
 		}
 		if err != nil {
 			return 0, fmt.Errorf("not JSON: %w", err)
 		}
-		tokens++
 		switch v := tok.(type) {
 		case json.Delim:
 			write('d', v.String())
@@ -49,8 +50,4 @@ func meaningOf(text []byte) (uint64, error) {
 			write('0', "")
 		}
 	}
-	if tokens == 0 {
-		return 0, errors.New("not JSON: empty")
-	}
-	return d.Sum64(), nil
 }

@@ -70,9 +70,9 @@ func telemetry(n, eventsPerType int) []sample {
 		typ := telemetryTypes[i/eventsPerType%len(telemetryTypes)]
 		device := fmt.Sprintf("device-%05d", rng.IntN(100_000))
 		payload := fmt.Appendf(nil,
-			`{"deviceId":%q,"firmware":"4.%d.%d","site":"hall-%02d","uptimeSeconds":%d,"batteryPercent":%.1f,"signalDbm":-%d,`+
+			`{"deviceId":%q,"firmware":"4.%d.%d","site":"hall-%02d","uptimeSec":%d,"batteryPercent":%.1f,"signalDbm":-%d,`+
 				`"location":{"lat":%.6f,"lon":%.6f},"readings":[{"name":"temperature","value":%.3f,"unit":"C"},`+
-				`{"name":"humidity","value":%.3f,"unit":"%%"},{"name":"pressure","value":%.2f,"unit":"hPa"}],"status":"ok","flags":[]}`,
+				`{"name":"humidity","value":%.3f,"unit":"%%"},{"name":"pressure","value":%.2f,"unit":"hPa"}],"status":"ok"}`,
 			device, 10+rng.IntN(20), rng.IntN(10), rng.IntN(100), 100_000+rng.IntN(900_000), 10+rng.Float64()*89, 40+rng.IntN(50),
 			47+rng.Float64()*7, 10+rng.Float64()*5, 15+rng.Float64()*15, 30+rng.Float64()*40, 960+rng.Float64()*39)
 		s, err := newSample(typ, device, nil, payload)

@@ -157,12 +157,12 @@ func (v *verifier) check(page []storedEvent) {
 			v.stranger(e)
 			continue
 		}
-		known1 := &v.set.events[i]
-		typ.bytes += int64(v.set.payloads[known1.payload].Bytes)
-		if known1.seen < 255 {
-			known1.seen++
+		sent := &v.set.events[i]
+		typ.bytes += int64(v.set.payloads[sent.payload].Bytes)
+		if sent.seen < 255 {
+			sent.seen++
 		}
-		why, rewritten := v.difference(id, *known1, e)
+		why, rewritten := v.difference(id, *sent, e)
 		if why != "" {
 			v.report.Changed++
 			v.example("%s: %s", id, why)

@@ -272,13 +272,14 @@ func (v *verifier) waitUntilQueryable(ctx context.Context) error {
 	}
 }
 
-// walk pages through the events of the time, cut into as many ranges as there
-// may be requests at a time.
+// walk pages through the events of the time, cut into ranges that are walked
+// beside each other. There are more ranges than walkers since the events of a
+// short run fall into few of them.
 func (v *verifier) walk(ctx context.Context) error {
-	n := v.o.Concurrency
+	n := 8 * v.o.Concurrency
 	width := v.to.Sub(v.from)
 	cut := func(i int) time.Time { return v.from.Add(width / time.Duration(n) * time.Duration(i)) }
-	return parallel(ctx, n, n, func(ctx context.Context, i int) error {
+	return parallel(ctx, v.o.Concurrency, n, func(ctx context.Context, i int) error {
 		to := cut(i + 1)
 		if i == n-1 {
 			to = v.to
