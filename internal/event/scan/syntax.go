@@ -1,7 +1,6 @@
 package scan
 
 import (
-	"encoding/binary"
 	"math/bits"
 	"unicode/utf8"
 )
@@ -90,7 +89,12 @@ value:
 	c = b[i]
 	switch c {
 	case '"':
-		if i, _ = p.str(b, i+1); i < 0 {
+		i++
+		if i = plain(b, i); i < len(b) && b[i] == '"' {
+			i++
+			goto after
+		}
+		if i, _ = p.str(b, i); i < 0 {
 			return failed
 		}
 	case '{', '[':
@@ -149,9 +153,28 @@ after:
 	}
 	i++
 key:
-	if i, _ = p.key(b, i); i < 0 {
+	if i = space(b, i); i >= len(b) {
+		return p.fail(i, reasonEnds)
+	}
+	if b[i] != '"' {
+		return p.fail(i, reasonNoKey)
+	}
+	i++
+	if i = plain(b, i); i < len(b) && b[i] == '"' {
+		i++
+		goto colon
+	}
+	if i, _ = p.str(b, i); i < 0 {
 		return failed
 	}
+colon:
+	if i = space(b, i); i >= len(b) {
+		return p.fail(i, reasonEnds)
+	}
+	if b[i] != ':' {
+		return p.fail(i, reasonNoColon)
+	}
+	i++
 	goto value
 pop:
 	i++
@@ -259,23 +282,39 @@ const (
 
 // stops marks, in the high bit of its byte, where a string's plain text stops in
 // the eight bytes x: at a quote, a backslash or a control character. The lowest
-// mark is right, marks above it may not be.
+// mark on an ASCII byte is right; marks above it, and on bytes beyond ASCII, may
+// not be.
 //
 // XOR with 2 turns the quote (0x22) into 0x20 and keeps control characters below
 // that, so one subtraction finds both.
 func stops(x uint64) uint64 {
-	return (((x ^ lows*2) - lows*0x21) | ((x ^ lows*0x5c) - lows)) &^ x & highs
+	return ((x ^ lows*2) - lows*0x21) | ((x ^ lows*'\\') - lows)
 }
 
-// str reads a string; b[i] is the first byte after the opening quote.
+// plain skips the plain ASCII text of a string, in whole words as long as there
+// are whole words. It is small enough to be inlined, which is why it exists:
+// almost all strings are nothing else.
+func plain(b []byte, i int) int {
+	for i <= len(b)-8 {
+		x := load8(b, i)
+		if m := (stops(x) | x) & highs; m != 0 {
+			return i + bits.TrailingZeros64(m)>>3
+		}
+		i += 8
+	}
+	return i
+}
+
+// str reads a string or what plain has left of one; b[i] is the first byte after
+// the opening quote or later.
 func (p *parser) str(b []byte, i int) (end int, escaped bool) {
 	start := i
 	var seen uint64 // all words read, or-ed: shows whether any byte is beyond ASCII
 	for {
-		for i+8 <= len(b) {
-			x := binary.LittleEndian.Uint64(b[i:])
+		for i <= len(b)-8 {
+			x := load8(b, i)
 			seen |= x
-			if m := stops(x); m != 0 {
+			if m := stops(x) &^ x & highs; m != 0 {
 				i += bits.TrailingZeros64(m) >> 3
 				goto stop
 			}
