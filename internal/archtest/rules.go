@@ -161,11 +161,12 @@ func edgeRules() []Rule {
 func outerRules() []Rule {
 	return []Rule{
 		{For: []string{"internal/load/..."}, Internal: []string{"internal/load/..."}, Vendor: []string{"github.com/HdrHistogram/hdrhistogram-go", "github.com/cespare/xxhash/v2", "github.com/klauspost/compress", "github.com/mattn/go-isatty", "golang.org/x/sync", "golang.org/x/sys", "golang.org/x/time"}, StrictTests: true, Why: "the load generator talks public HTTP only, so it cannot cheat"},
-		{For: []string{"internal/app/..."}, Internal: []string{"..."}, Vendor: []string{"..."}, Deny: []string{"internal/cli"}, Why: "app is the only place that knows concrete types, and it is started by cli, not the other way round"},
-		{For: []string{"internal/cli/..."}, Internal: []string{"internal/cli/...", "internal/app", "internal/config", "internal/load", "internal/wal", "internal/wal/vfs"}, Vendor: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/mattn/go-isatty"}, Deny: sqlAndBrokers, Why: "commands read flags and print answers; what they do is app's, or goes over HTTP"},
-		{For: []string{"cmd/..."}, Internal: []string{"internal/cli", "internal/app"}, Deny: sqlAndBrokers, Why: "main is wiring and exit codes"},
+		{For: []string{"internal/app/..."}, Internal: []string{"..."}, Vendor: []string{"..."}, Why: "app is the only place that knows concrete types"},
+		{For: []string{"internal/cli/..."}, Internal: []string{"internal/cli/...", "internal/config", "internal/load", "internal/wal", "internal/wal/vfs"}, Vendor: []string{"github.com/spf13/cobra", "github.com/spf13/pflag"}, Deny: sqlAndBrokers, Why: "commands read flags and print answers; what they do goes over HTTP, or main hands it over"},
+		{For: []string{"cmd/..."}, Internal: []string{"internal/cli", "internal/app"}, Vendor: []string{"github.com/mattn/go-isatty"}, Deny: sqlAndBrokers, Why: "main is wiring and exit codes"},
 		{For: []string{"internal/archtest"}, Why: "the rules must not depend on what they judge"},
-		{For: []string{"internal/torture/...", "test/..."}, Internal: []string{"internal/torture/...", "test/...", "internal/load"}, Vendor: []string{"..."}, Why: "a crash test runs the real binary and sees it from outside"},
-		{For: []string{"bench/..."}, Internal: []string{"bench/...", "internal/load", "internal/event/...", "internal/coalesce", "internal/store/...", "internal/wal/..."}, Vendor: []string{"..."}, Deny: []string{"internal/app", "internal/httpapi"}, Why: "a benchmark runs the real binary, and its baselines may be built from parts of it"},
+		{For: []string{"internal/blackbox"}, Vendor: []string{"github.com/prometheus", "golang.org/x/sys"}, Deny: sqlAndBrokers, StrictTests: true, Why: "it starts the real binary and looks at it from outside only"},
+		{For: []string{"internal/torture/...", "test/..."}, Internal: []string{"internal/torture/...", "test/...", "internal/blackbox", "internal/load"}, Vendor: []string{"..."}, Why: "a crash test runs the real binary and sees it from outside"},
+		{For: []string{"bench/..."}, Internal: []string{"bench/...", "internal/blackbox", "internal/load", "internal/event/...", "internal/coalesce", "internal/store/...", "internal/wal/..."}, Vendor: []string{"..."}, Deny: []string{"internal/app", "internal/httpapi"}, Why: "a benchmark runs the real binary, and its baselines may be built from parts of it"},
 	}
 }

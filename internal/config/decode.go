@@ -11,36 +11,35 @@ import (
 )
 
 // setValue converts what a layer holds and sets the field. It returns what is
-// wrong and how to mend it, or nothing.
+// wrong and how to mend it, or nothing; then the field keeps its default, so that
+// one bad value does not make others look bad.
 func setValue(f field, raw any) (reason string) {
-	target := f.value.Addr().Interface()
-	var err error
-	switch t := target.(type) {
+	switch t := f.value.Addr().Interface().(type) {
 	case *string:
-		*t, err = toText(raw)
+		return set(t, raw, toText)
 	case *int:
-		*t, err = toInt(raw)
+		return set(t, raw, toInt)
 	case *float64:
-		*t, err = toFloat(raw)
+		return set(t, raw, toFloat)
 	case *Size:
-		*t, err = toSize(raw)
+		return set(t, raw, toSize)
 	case *time.Duration:
-		*t, err = toDuration(raw)
+		return set(t, raw, toDuration)
 	case *[]string:
-		*t, err = toList(raw)
+		return set(t, raw, toList)
 	case *[]Secret:
-		var list []string
-		list, err = toList(raw)
-		*t = make([]Secret, len(list))
-		for i, s := range list {
-			(*t)[i] = NewSecret(s)
-		}
+		return set(t, raw, toSecrets)
 	default:
-		panic(fmt.Sprintf("config: key %s has a type that nothing can read: %T", f.path, target))
+		panic(fmt.Sprintf("config: key %s has a type that nothing can read: %T", f.path, t))
 	}
+}
+
+func set[T any](target *T, raw any, convert func(any) (T, error)) (reason string) {
+	value, err := convert(raw)
 	if err != nil {
 		return err.Error()
 	}
+	*target = value
 	return ""
 }
 
@@ -157,4 +156,16 @@ func toList(raw any) ([]string, error) {
 	default:
 		return nil, wrong
 	}
+}
+
+func toSecrets(raw any) ([]Secret, error) {
+	list, err := toList(raw)
+	if err != nil {
+		return nil, err
+	}
+	secrets := make([]Secret, len(list))
+	for i, s := range list {
+		secrets[i] = NewSecret(s)
+	}
+	return secrets, nil
 }

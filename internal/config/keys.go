@@ -15,6 +15,9 @@ const envPrefix = "MILLRACE_"
 // nameHole stands for the name in the path of a key beneath a map.
 const nameHole = "<name>"
 
+// envHole stands for it in the variable of such a key.
+const envHole = "<NAME>"
+
 // Key describes one configuration key, for the reference.
 type Key struct {
 	// Path is the key's full name, such as "http.listen". Beneath a map it has
@@ -244,7 +247,7 @@ func envName(path string) string {
 			b.WriteString("__")
 		}
 		if part == nameHole {
-			b.WriteString("<NAME>")
+			b.WriteString(envHole)
 			continue
 		}
 		for j, r := range part {

@@ -62,21 +62,21 @@ func (s schema) unknown(path string) string {
 	}
 	candidates := make([]string, 0, len(s.keys))
 	for _, key := range s.keys {
-		candidates = append(candidates, withNamesOf(key, path))
+		candidates = append(candidates, withNamesOf(key, nameHole, ".", path))
 	}
 	return "there is no such key" + suggestion(nearest(path, candidates))
 }
 
-// withNamesOf puts the parts of path where key has "<name>", so that the
-// suggestion for a key beneath a map keeps the name that was written.
-func withNamesOf(key, path string) string {
-	want, have := strings.Split(key, "."), strings.Split(path, ".")
+// withNamesOf puts the parts of name where key has a hole, so that the suggestion
+// for a key beneath a map keeps the name that was written.
+func withNamesOf(key, hole, separator, name string) string {
+	want, have := strings.Split(key, separator), strings.Split(name, separator)
 	for i, part := range want {
-		if part == nameHole && i < len(have) {
+		if part == hole && i < len(have) && have[i] != "" {
 			want[i] = have[i]
 		}
 	}
-	return strings.Join(want, ".")
+	return strings.Join(want, separator)
 }
 
 // pathOfEnv returns the path of the key that a variable sets.
@@ -110,7 +110,7 @@ func (s schema) suggestEnv(name string) string {
 	squeeze := func(n string) string { return strings.ReplaceAll(n, "_", "") }
 	candidates := make([]string, 0, len(s.keys))
 	for _, key := range s.keys {
-		candidate := envName(key)
+		candidate := withNamesOf(envName(key), envHole, "__", name)
 		if squeeze(candidate) == squeeze(strings.ToUpper(name)) {
 			return suggestion(candidate)
 		}

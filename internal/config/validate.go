@@ -90,6 +90,12 @@ func (v *validator) add(key, value, reason string, args ...any) {
 	v.problems = append(v.problems, Problem{Key: key, Value: value, Reason: fmt.Sprintf(reason, args...)})
 }
 
+// good reports whether none of the keys has a problem yet. Rules about two values
+// ask first: a value that is wrong in itself says nothing about the other.
+func (v *validator) good(keys ...string) bool {
+	return !slices.ContainsFunc(v.problems, func(p Problem) bool { return slices.Contains(keys, p.Key) })
+}
+
 // bounds checks what the tags of a field say.
 func (v *validator) bounds(f field) {
 	if allowed := f.enum(); allowed != nil {
@@ -171,7 +177,7 @@ func (v *validator) addresses(c *Config) {
 	if tls.CertFile != "" && tls.KeyFile == "" {
 		v.add("http.tls.keyFile", `""`, "http.tls.certFile is set and this is not; set both, or neither for plain HTTP")
 	}
-	if c.HTTP.RequestTimeout < c.HTTP.BodyTimeout {
+	if c.HTTP.RequestTimeout < c.HTTP.BodyTimeout && v.good("http.requestTimeout", "http.bodyTimeout") {
 		v.add("http.requestTimeout", formatDuration(c.HTTP.RequestTimeout),
 			"it is shorter than http.bodyTimeout (%s), which is a part of it; make it longer", formatDuration(c.HTTP.BodyTimeout))
 	}
@@ -255,7 +261,7 @@ func (v *validator) events(c *Config) {
 	if e.Ack == "stream" {
 		v.add("events.ack", `"stream"`, "it needs a replicated stream, which is not available with the embedded bus; use wal, store or memory")
 	}
-	if e.Ack == "store" && e.StoreAckTimeout > c.HTTP.RequestTimeout {
+	if e.Ack == "store" && e.StoreAckTimeout > c.HTTP.RequestTimeout && v.good("http.requestTimeout") {
 		v.add("events.storeAckTimeout", formatDuration(e.StoreAckTimeout),
 			"it is longer than http.requestTimeout (%s), which would end first; make it shorter", formatDuration(c.HTTP.RequestTimeout))
 	}
@@ -263,12 +269,12 @@ func (v *validator) events(c *Config) {
 	v.atMost("events.deadLetterMaxBytes", e.DeadLetterMaxBytes, "events.maxBodyBytes", e.MaxBodyBytes)
 	v.atMost("events.maxBodyBytes", e.MaxBodyBytes, "http.maxInflightBytes", c.HTTP.MaxInflightBytes)
 	v.atMost("events.maxBodyBytes", e.MaxBodyBytes, "events.queueMaxBytes", e.QueueMaxBytes)
-	if e.SegmentBytes > e.BacklogMaxBytes/2 {
+	if e.SegmentBytes > e.BacklogMaxBytes/2 && v.good("events.backlogMaxBytes") {
 		// Space is given back a whole segment at a time.
 		v.add("events.segmentBytes", e.SegmentBytes.String(),
 			"it is more than half of events.backlogMaxBytes (%s), so the log could never give space back in time; make it smaller", e.BacklogMaxBytes)
 	}
-	if e.Dedupe.Mode == "exact" && e.RetentionDays > 0 && e.Dedupe.ExactDays > e.RetentionDays {
+	if e.Dedupe.Mode == "exact" && e.RetentionDays > 0 && e.Dedupe.ExactDays > e.RetentionDays && v.good("events.retentionDays") {
 		v.add("events.dedupe.exactDays", strconv.Itoa(e.Dedupe.ExactDays),
 			"it is more than events.retentionDays (%d), and what is gone cannot be recognised; make it smaller", e.RetentionDays)
 	}
@@ -276,7 +282,7 @@ func (v *validator) events(c *Config) {
 
 // atMost checks that one size fits into another.
 func (v *validator) atMost(key string, value Size, boundKey string, bound Size) {
-	if value > bound {
+	if value > bound && v.good(boundKey) {
 		v.add(key, value.String(), "it is more than %s (%s), so it could never be reached; make it smaller or the other bigger", boundKey, bound)
 	}
 }
@@ -292,7 +298,7 @@ func (v *validator) names(c *Config) {
 }
 
 func (v *validator) burst(section string, perSecond, burst int) {
-	if perSecond == 0 && burst > 0 {
+	if perSecond == 0 && burst > 0 && v.good(section+".perSecond") {
 		v.add(section+".burst", strconv.Itoa(burst), "a burst without a rate limits nothing; set %s.perSecond too, or leave the burst out", section)
 	}
 }
