@@ -117,7 +117,11 @@ func (s *Scanner) members(e *Event, b []byte, i, depth int) int {
 		valueAt := space(b, i)
 		escaped = false
 		if valueAt < len(b) && b[valueAt] == '"' {
-			i, escaped = s.p.str(b, valueAt+1)
+			if i = plain(b, valueAt+1); i < len(b) && b[i] == '"' {
+				i++
+			} else {
+				i, escaped = s.p.str(b, i)
+			}
 		} else {
 			i = s.p.value(b, valueAt, depth)
 		}

@@ -60,13 +60,9 @@ const (
 
 // space skips white space.
 func space(b []byte, i int) int {
-	for i < len(b) {
-		switch b[i] {
-		case ' ', '\n', '\t', '\r':
-			i++
-		default:
-			return i
-		}
+	const blanks = 1<<' ' | 1<<'\n' | 1<<'\t' | 1<<'\r'
+	for i < len(b) && b[i] <= ' ' && blanks>>b[i]&1 != 0 {
+		i++
 	}
 	return i
 }
@@ -194,7 +190,9 @@ func (p *parser) key(b []byte, i int) (end int, escaped bool) {
 	if b[i] != '"' {
 		return p.fail(i, reasonNoKey), false
 	}
-	if i, escaped = p.str(b, i+1); i < 0 {
+	if i = plain(b, i+1); i < len(b) && b[i] == '"' {
+		i++
+	} else if i, escaped = p.str(b, i); i < 0 {
 		return failed, false
 	}
 	if i = space(b, i); i >= len(b) {
