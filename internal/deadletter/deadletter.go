@@ -43,6 +43,9 @@ type Letter struct {
 	Attempts int
 	// LastAttemptAt is the time of the last redrive, zero if there was none.
 	LastAttemptAt time.Time
+	// ContentType says how Payload is written, as far as it is known, for
+	// example "application/cloudevents+json".
+	ContentType string
 	// Payload is the thing itself, as received: not always JSON or UTF-8.
 	Payload []byte
 	// Truncated says that Payload is only the beginning. Such a letter cannot be

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+
+	"millrace/internal/event/dedupe"
 )
 
 // Event is one stored event as a reader sees it.
@@ -40,13 +42,15 @@ type Event struct {
 	Attributes json.RawMessage
 	// Payload is the caller's payload, byte for byte.
 	Payload json.RawMessage
+	// Cursor resumes a query after this event. Only ascending queries set it.
+	Cursor string
 }
 
-// Hash identifies an event for deduplication and for look-up by id. The first
+// Hash identifies an event for deduplication and for look-up by id. Its first
 // eight bytes depend on (tenant, id) only and serve look-ups; the whole depends
 // on (tenant, source, id). The tenant and the id go through SHA-256, so that no
 // tenant can craft an id that collides with another tenant's event.
-type Hash [16]byte
+type Hash = dedupe.Hash
 
 // HashOf returns the hash of an event's identity. It allocates nothing for
 // identities of up to 256 bytes.
@@ -64,9 +68,6 @@ func HashOf(tenantID, source, id string) Hash {
 	}
 	return h
 }
-
-// LookupKey is the part of the hash that depends on (tenant, id) only.
-func (h Hash) LookupKey() uint64 { return binary.LittleEndian.Uint64(h[:8]) }
 
 // LogID names one write-ahead log for its whole life.
 type LogID = [16]byte

@@ -16,7 +16,7 @@ import (
 //	version u8 · batch id [16] · tenant (len, bytes) · event count · dead count
 //	event: hash [16] · timestamp i64 · lengths of id, type, source, attributes,
 //	       payload · their bytes
-//	dead:  kind u8 · flags u8 · lengths of reason, id, type, source, payload ·
+//	dead:  kind u8 · flags u8 · format u8 · lengths of reason, id, type, source, payload ·
 //	       their bytes
 //
 // The timestamp noTimestamp stands for the time of receipt, which the log gives
@@ -39,6 +39,7 @@ type batchID = [16]byte
 type deadEntry struct {
 	kind      byte
 	truncated bool
+	format    scan.Format
 	reason    string
 	id        []byte
 	typ       []byte
@@ -77,7 +78,7 @@ func appendRecordDead(dst []byte, d *deadEntry) []byte {
 	if d.truncated {
 		flags |= deadTruncated
 	}
-	dst = append(dst, d.kind, flags)
+	dst = append(dst, d.kind, flags, byte(d.format))
 	reason := unsafe.Slice(unsafe.StringData(d.reason), len(d.reason))
 	return appendFields(dst, reason, d.id, d.typ, d.source, d.payload)
 }
@@ -162,11 +163,11 @@ func (r *record) skipEvent() (Hash, error) {
 func (r *record) nextDead() (deadEntry, error) {
 	var e deadEntry
 	d := decoder{rest: r.rest}
-	head := d.bytes(2)
+	head := d.bytes(3)
 	if d.bad {
 		return e, errRecord
 	}
-	e.kind, e.truncated = head[0], head[1]&deadTruncated != 0
+	e.kind, e.truncated, e.format = head[0], head[1]&deadTruncated != 0, scan.Format(head[2])
 	var n [maxRecordFields]int
 	d.lengths(n[:])
 	e.reason = d.text(n[0])

@@ -109,6 +109,9 @@ func newTracing(o TracingOptions, exporter sdktrace.SpanExporter) *Tracing {
 // itself the attributes.
 func (t *Tracing) Recording() bool { return t.provider != nil }
 
+// Tracer is for parts that begin their spans themselves.
+func (t *Tracing) Tracer() trace.Tracer { return t.tracer }
+
 // StartServer begins the span of an incoming request, as a child of the span in
 // the request's traceparent header if there is a valid one. The caller ends the
 // span. Name is the route pattern, never the path.

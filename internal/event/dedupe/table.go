@@ -5,8 +5,12 @@ import (
 	"math/bits"
 )
 
-// Hash is the identity of an event; see event.Hash.
-type Hash = [16]byte
+// Hash is the identity of an event. Both halves are uniform, and the low half
+// depends on tenant and id only; event.HashOf makes it.
+type Hash [16]byte
+
+// LookupKey is the half of the hash that depends on tenant and id only.
+func (h Hash) LookupKey() uint64 { return binary.LittleEndian.Uint64(h[:8]) }
 
 // table is a first-in first-out set of hashes with a fixed capacity. Every hash
 // that is added gets the next number; the numbers in [head, tail) are in the

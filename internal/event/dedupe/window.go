@@ -116,14 +116,19 @@ func (w *Window) Claim(hashes []Hash, found []Found, now time.Time) *Claim {
 	return c
 }
 
-// Remember adds a hash that is durable already, as at start. Hashes come in
+// Remember adds hashes that are durable already, as at start. Calls come in
 // order of time.
-func (w *Window) Remember(h Hash, at time.Time) {
+func (w *Window) Remember(hashes []Hash, at time.Time) {
+	if len(hashes) == 0 {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.advance(at)
-	if _, ok := w.find(&h); !ok {
-		w.table.add(&h)
+	for i := range hashes {
+		if _, ok := w.find(&hashes[i]); !ok {
+			w.table.add(&hashes[i])
+		}
 	}
 	w.mark()
 }
@@ -140,8 +145,12 @@ func (w *Window) find(h *Hash) (n uint64, ok bool) {
 }
 
 // Settle says how the batch of the claim ended: nil means that its hashes are
-// kept, an error that they are free again. Those who wait learn the same.
+// kept, an error that they are free again. Those who wait learn the same. On a
+// nil Claim it does nothing.
 func (c *Claim) Settle(err error) {
+	if c == nil {
+		return
+	}
 	w := c.window
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,0 +1,46 @@
+package app
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"millrace/internal/auth"
+)
+
+// demoTenant is whose token the start-up message shows.
+const demoTenant = "demo"
+
+// printBanner says where things are. Only a server that nobody but this machine
+// can reach shows a token: anywhere else it would end up in a log.
+func printBanner(out io.Writer, c *core, l *listeners) {
+	scheme := "http"
+	if c.cfg.HTTP.TLS.Enabled() {
+		scheme = "https"
+	}
+	base := scheme + "://" + l.api.Addr().String()
+	fmt.Fprintf(out, "\nmillrace %s\n\n", Version())
+	fmt.Fprintf(out, "  API      %s    docs %s/docs\n", base, base)
+	if l.admin != nil {
+		fmt.Fprintf(out, "  admin    http://%s/metrics\n", l.admin.Addr())
+	}
+	fmt.Fprintf(out, "  data     %s\n\n", c.dir.path)
+	if !isLoopback(l.api.Addr()) {
+		fmt.Fprintf(out, "Mint a token:\n\n  millrace token --data %s --tenant %s --subject me --scope \"events:write events:read\"\n\n", c.dir.path, demoTenant)
+		return
+	}
+	token, err := c.issuer.Mint(auth.Claims{TenantID: demoTenant, Subject: "quick-start", Scopes: auth.MakeScopes(auth.ScopeAdmin), TTL: 24 * time.Hour})
+	if err != nil {
+		c.logger.Warn("no token for the start-up message", "error", err)
+		return
+	}
+	fmt.Fprintf(out, "  token for tenant %s, all scopes, 24 hours:\n  %s\n\n", demoTenant, token)
+	fmt.Fprintf(out, "Send an event:\n\n  curl -i %s/events -H 'Authorization: Bearer %s' -H 'Content-Type: application/json' -d '[{\"type\":\"demo.hello\",\"payload\":{\"answer\":42}}]'\n\n", base, token)
+	fmt.Fprintf(out, "See it:\n\n  curl '%s/events?limit=5' -H 'Authorization: Bearer %s'\n\n", base, token)
+}
+
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}

@@ -1,0 +1,128 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+
+	"millrace/internal/auth"
+	"millrace/internal/config"
+	"millrace/internal/httpapi"
+	"millrace/internal/limit"
+	"millrace/internal/telemetry"
+)
+
+// jobEvents is the job that needs the log but not the store: events are taken in
+// while the database is away.
+const jobEvents = "events"
+
+// jobRead is what needs the store.
+const jobRead = "reads"
+
+// newEdge builds the HTTP edge on a core.
+func (c *core) newEdge(authenticator httpapi.Authenticator, limits *limit.Metrics, tracer trace.Tracer, addresses func() []string) (*httpapi.Server, error) {
+	h, e := &c.cfg.HTTP, &c.cfg.Events
+	rates, err := newRates(&e.Rate, limits)
+	if err != nil {
+		return nil, err
+	}
+	bytes, err := limit.NewBytes("bodies", int64(h.MaxInflightBytes), limits)
+	if err != nil {
+		return nil, err
+	}
+	wait := h.RequestTimeout
+	if c.cfg.Events.Ack == "store" {
+		wait = max(wait, e.StoreAckTimeout+h.BodyTimeout)
+	}
+	return httpapi.New(httpapi.Options{
+		Events: c.ingester, Hooks: c.ingester, HookTenant: c.hookTenant, Reader: c.reader, DeadLetters: c.letters,
+		Auth: authenticator, Keys: c.keys, Rates: rates, Bytes: bytes, Checks: c.checks(),
+		Logger: c.logger, LogContext: telemetry.WithRequestID, Metrics: httpapi.NewMetrics(c.registry), Tracer: tracer,
+		Version: Version(), ListenAddresses: addresses, CertFile: h.TLS.CertFile, KeyFile: h.TLS.KeyFile,
+		MaxBodyBytes: int(e.MaxBodyBytes), MaxHeaderBytes: int(h.MaxHeaderBytes), MaxTailsPerTenant: e.Tail.MaxStreamsPerTenant,
+		HeaderTimeout: h.ReadHeaderTimeout, BodyTimeout: h.BodyTimeout, WriteTimeout: wait, IdleTimeout: h.IdleTimeout,
+		DrainTimeout: h.ShutdownTimeout,
+	})
+}
+
+func newRates(r *config.Rate, m *limit.Metrics) (*limit.Rates, error) {
+	rate := func(perSecond, burst int) limit.Rate {
+		if burst == 0 {
+			burst = 2 * perSecond
+		}
+		return limit.Rate{PerSecond: float64(perSecond), Burst: int64(burst)}
+	}
+	perKey := make(map[string]limit.Rate, len(r.Tenants))
+	for tenant, t := range r.Tenants {
+		perKey[tenant] = rate(t.PerSecond, t.Burst)
+	}
+	return limit.NewRates(limit.RatesOptions{Name: "events", Default: rate(r.PerSecond, r.Burst), PerKey: perKey, Metrics: m})
+}
+
+// checks are what readiness asks.
+func (c *core) checks() []httpapi.Check {
+	return []httpapi.Check{
+		{Name: "log", Jobs: []string{jobEvents}, Probe: func(context.Context) error { return c.probeLog() }},
+		{Name: "store", Jobs: []string{jobRead}, Probe: c.db.Ping},
+		{Name: "sink", Jobs: []string{jobRead}, Probe: func(context.Context) error {
+			if c.sink.Err() != nil {
+				return errors.New("events cannot be written to the database, they wait in the log; see this server's log")
+			}
+			return nil
+		}},
+	}
+}
+
+// fullPercent is the share of the backlog's bound at which readiness fails, so
+// that load balancers look elsewhere before events are refused.
+const fullPercent = 90
+
+func (c *core) probeLog() error {
+	if err := c.ingester.Admit(); err != nil {
+		return err
+	}
+	if backlog, bound := c.log.Backlog(), c.log.MaxBacklog(); backlog >= bound/100*fullPercent {
+		return fmt.Errorf("the backlog of the event log is at %d %% of its bound of %d bytes", backlog*100/bound, bound)
+	}
+	return nil
+}
+
+// newAuthenticator builds what judges credentials; close ends the refreshing of
+// an outside issuer's keys.
+func (c *core) newAuthenticator() (*auth.Authenticator, error) {
+	a, metrics := &c.cfg.Auth, auth.NewMetrics(c.registry)
+	o := auth.Options{Issuer: c.issuer, Keys: c.keys, CacheEntries: a.CacheEntries, Metrics: metrics}
+	if a.JWKS.URL != "" {
+		remote, err := auth.NewRemoteKeys(auth.RemoteOptions{
+			URL: a.JWKS.URL, Issuer: a.JWKS.Issuer, Audience: a.JWKS.Audience, Algorithms: a.JWKS.Algorithms,
+			TenantClaim: a.JWKS.TenantClaim, Leeway: zeroIsNone(a.Leeway), Logger: c.logger, Metrics: metrics,
+		})
+		if err != nil {
+			return nil, err
+		}
+		c.onClose(func() error { remote.Close(); return nil })
+		o.Remote = remote
+	}
+	return auth.New(o)
+}
+
+// listen opens a TCP listener and says which setting to change when it cannot.
+func listen(key, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; choose another address", key, err)
+	}
+	return l, nil
+}
+
+// process is what a server has besides its core.
+type process struct {
+	logger   *slog.Logger
+	registry *prometheus.Registry
+	tracing  *telemetry.Tracing
+}

@@ -1,0 +1,270 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+	"unsafe"
+
+	"github.com/google/uuid"
+
+	"millrace/internal/event/dedupe"
+	"millrace/internal/event/scan"
+	"millrace/internal/wal"
+)
+
+// submission is the working memory of one submission, reused between them. Its
+// indexes count events in the order of the body.
+type submission struct {
+	scanner  *scan.Scanner
+	tenantID string
+	batchID  batchID
+	format   scan.Format
+	events   []scan.Event
+	hooked   [1]scan.Event // the event of a webhook
+	// mustSync asks for the log even where the ack mode would not wait for it.
+	mustSync bool
+	// given holds the text of the ids the server gave, and isGiven says to which
+	// events: such an id is new for certain. Both are empty if it gave none.
+	given   []byte
+	isGiven []bool
+	valid   []int // events that were not rejected
+	hashes  []Hash
+	found   []dedupe.Found
+	claimed []int // the event of each claimed hash
+	fresh   []freshEvent
+	waiting []waiter
+	dead    []deadEntry
+	record  []byte
+}
+
+// freshEvent is an event that goes into the next record.
+type freshEvent struct {
+	event int
+	hash  Hash
+}
+
+// waiter is an event that another submission has claimed and not yet settled.
+type waiter struct {
+	event int
+	claim *dedupe.Claim
+}
+
+func (s *submission) reset() {
+	clear(s.found) // do not keep claims alive
+	clear(s.waiting)
+	clear(s.dead)
+	*s = submission{
+		scanner: s.scanner, given: s.given[:0], isGiven: s.isGiven[:0], valid: s.valid[:0], hashes: s.hashes[:0],
+		found: s.found[:0], claimed: s.claimed[:0], fresh: s.fresh[:0], waiting: s.waiting[:0],
+		dead: s.dead[:0], record: s.record[:0],
+	}
+}
+
+// accept brings the scanned events of a submission into the log.
+//
+// Each round claims the ids of the events that are still open, appends the ones
+// that are new as one record, settles the claim, and only then waits for the
+// ones that other submissions have claimed. Where such a claim failed, its
+// events are open again for the next round.
+func (in *Ingester) accept(ctx context.Context, s *submission) (Receipt, error) {
+	receipt := Receipt{BatchID: uuid.UUID(s.batchID).String()}
+	s.sort(&receipt)
+	receipt.Accepted = len(s.valid)
+	var upTo uint64 // one past the last record the receipt speaks of
+	for open, round := s.valid, 0; len(open) > 0 || len(s.dead) > 0; round++ {
+		claim := in.claim(s, open, &receipt)
+		pos, err := in.append(s)
+		if err != nil {
+			refusal := in.partial(in.refuse(err), round > 0)
+			claim.Settle(refusal)
+			return Receipt{}, refusal
+		}
+		claim.Settle(nil)
+		upTo = max(upTo, pos)
+		if open, err = in.await(ctx, s, &receipt); err != nil {
+			return Receipt{}, err
+		}
+	}
+	if in.o.Ack == AckStore {
+		if receipt.Duplicates > 0 {
+			upTo = in.o.Log.Next() // the originals are somewhere below
+		}
+		if err := in.awaitStore(ctx, upTo); err != nil {
+			return Receipt{}, err
+		}
+	}
+	s.fillIDs(&receipt)
+	in.o.Metrics.accepted.Add(float64(receipt.Accepted - receipt.Duplicates))
+	in.o.Metrics.duplicates.Add(float64(receipt.Duplicates))
+	in.o.Metrics.rejected.Add(float64(len(receipt.Rejected)))
+	return receipt, nil
+}
+
+const reasonForeignTenant = `"tenantId" names another tenant than the credential: leave it out, or use a credential of that tenant`
+
+// sort parts the valid events from the rejected ones and gives ids where there
+// are none.
+func (s *submission) sort(receipt *Receipt) {
+	for i := range s.events {
+		e := &s.events[i]
+		if e.Reason == "" && len(e.TenantID) > 0 && string(e.TenantID) != s.tenantID {
+			e.Reason = reasonForeignTenant
+		}
+		if e.Reason == "" {
+			s.valid = append(s.valid, i)
+			continue
+		}
+		receipt.Rejected = append(receipt.Rejected, Rejection{Index: i, ID: string(e.ID), Reason: e.Reason})
+		s.dead = append(s.dead, deadEntry{kind: deadEvent, format: s.format, reason: e.Reason,
+			id: e.ID, typ: e.Type, source: e.Source, payload: e.Raw})
+	}
+	// Room first: the ids are slices of it.
+	const textBytes = 36
+	missing := 0
+	for _, i := range s.valid {
+		if len(s.events[i].ID) == 0 {
+			missing++
+		}
+	}
+	if missing == 0 {
+		return
+	}
+	s.isGiven = append(s.isGiven, make([]bool, len(s.events))...)
+	if cap(s.given) < missing*textBytes {
+		s.given = make([]byte, 0, missing*textBytes)
+	}
+	for _, i := range s.valid {
+		if e := &s.events[i]; len(e.ID) == 0 {
+			text, _ := newUUID().MarshalText()
+			at := len(s.given)
+			s.given = append(s.given, text...)
+			e.ID = s.given[at:len(s.given):len(s.given)]
+			s.isGiven[i] = true
+		}
+	}
+}
+
+// claim claims the ids of the open events and sorts them into fresh and waiting.
+// Without a window every event is fresh and the claim is nil.
+func (in *Ingester) claim(s *submission, open []int, receipt *Receipt) *dedupe.Claim {
+	s.hashes, s.claimed = s.hashes[:0], s.claimed[:0]
+	s.fresh, s.waiting = s.fresh[:0], s.waiting[:0]
+	for _, i := range open {
+		e := &s.events[i]
+		h := HashOf(s.tenantID, aliasString(e.Source), aliasString(e.ID))
+		if in.o.Window == nil || len(s.isGiven) > 0 && s.isGiven[i] {
+			s.fresh = append(s.fresh, freshEvent{i, h})
+			continue
+		}
+		s.hashes = append(s.hashes, h)
+		s.claimed = append(s.claimed, i)
+	}
+	if cap(s.found) < len(s.hashes) {
+		s.found = make([]dedupe.Found, len(s.hashes))
+	}
+	s.found = s.found[:len(s.hashes)]
+	if in.o.Window == nil {
+		return nil
+	}
+	claim := in.o.Window.Claim(s.hashes, s.found, in.o.Now())
+	for k, f := range s.found {
+		switch {
+		case !f.Duplicate:
+			s.fresh = append(s.fresh, freshEvent{s.claimed[k], s.hashes[k]})
+		case f.Pending != nil:
+			s.waiting = append(s.waiting, waiter{s.claimed[k], f.Pending})
+		default:
+			receipt.Duplicates++
+		}
+	}
+	if len(s.isGiven) > 0 {
+		// Keep the order of the batch also where only some events had an id.
+		slices.SortFunc(s.fresh, func(a, b freshEvent) int { return a.event - b.event })
+	}
+	return claim
+}
+
+// append writes the fresh events and the dead entries as one record and returns
+// the sequence after it. Without any it does nothing.
+func (in *Ingester) append(s *submission) (next uint64, err error) {
+	if len(s.fresh) == 0 && len(s.dead) == 0 {
+		return 0, nil
+	}
+	s.encode()
+	defer func() { s.dead = s.dead[:0] }()
+	if in.o.Ack == AckMemory && !s.mustSync {
+		return 0, in.o.Log.AppendAsync(s.record)
+	}
+	pos, err := in.o.Log.Append(s.record)
+	return pos.Seq + 1, err
+}
+
+func (s *submission) encode() {
+	s.record = appendRecordHeader(s.record[:0], s.batchID, s.tenantID, len(s.fresh), len(s.dead))
+	for _, f := range s.fresh {
+		s.record = appendRecordEvent(s.record, f.hash, &s.events[f.event])
+	}
+	for i := range s.dead {
+		s.record = appendRecordDead(s.record, &s.dead[i])
+	}
+}
+
+// await waits for the events other submissions have claimed and returns the
+// ones that are open again because that failed.
+func (in *Ingester) await(ctx context.Context, s *submission, receipt *Receipt) (open []int, err error) {
+	for _, w := range s.waiting {
+		outcome, ctxErr := w.claim.Wait(ctx)
+		if ctxErr != nil {
+			return nil, &Unavailable{Reason: "outcome-unknown", Unknown: true, RetryAfter: time.Second, Err: ctxErr,
+				Detail: "the same events are being written by another request that has not ended; repeat them with the same ids"}
+		}
+		var refusal *Unavailable
+		switch {
+		case outcome == nil:
+			receipt.Duplicates++
+		case errors.As(outcome, &refusal) && refusal.Unknown:
+			return nil, refusal
+		default:
+			open = append(open, w.event)
+		}
+	}
+	return open, nil
+}
+
+// partial marks a refusal that comes after an earlier round kept some events.
+func (in *Ingester) partial(u *Unavailable, kept bool) *Unavailable {
+	if kept && !u.Unknown {
+		u.Unknown = true
+		u.Detail = "some of these events were kept and some were not (" + u.Detail + "); it is safe to repeat them with the same ids"
+	}
+	return u
+}
+
+func (in *Ingester) awaitStore(ctx context.Context, upTo uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, in.o.StoreAckTimeout)
+	defer cancel()
+	if err := in.o.Commits.WaitCommitted(ctx, upTo); err != nil {
+		in.o.Metrics.refused("store-timeout")
+		return &Unavailable{Reason: "store-timeout", Unknown: true, RetryAfter: 5 * time.Second, Err: err,
+			Detail: "the events are safe in the log but the database has not confirmed them in time; it is safe to repeat them with the same ids"}
+	}
+	return nil
+}
+
+// fillIDs lists the ids of the accepted events if the server gave any of them.
+func (s *submission) fillIDs(receipt *Receipt) {
+	if len(s.isGiven) == 0 {
+		return
+	}
+	receipt.IDs = make([]string, len(s.valid))
+	for k, i := range s.valid {
+		receipt.IDs[k] = string(s.events[i].ID)
+	}
+}
+
+// aliasString is b as a string that must not outlive it.
+func aliasString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+var _ Log = (*wal.Log)(nil)

@@ -1,0 +1,103 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"millrace/internal/deadletter"
+	"millrace/internal/event/scan"
+)
+
+// Redriver puts dead letters of events back through an Ingester. It is a
+// deadletter.Redriver.
+type Redriver struct {
+	Ingester *Ingester
+	Store    Store
+}
+
+// Redrive submits what the letter holds as if it came now. An event that has no
+// id of its own gets the letter's, and one that is in the store already is not
+// submitted again, so that a redrive that is repeated has no second effect.
+func (r Redriver) Redrive(ctx context.Context, l deadletter.Letter, payload []byte) error {
+	in := r.Ingester
+	sub := in.begin(l.TenantID)
+	defer in.end(sub)
+	sub.mustSync = true // the letter is removed once this returns
+	if err := in.read(sub, l, payload); err != nil {
+		return err
+	}
+	for i := range sub.events {
+		e := &sub.events[i]
+		if e.Reason != "" {
+			return &deadletter.RejectedError{Reason: e.Reason}
+		}
+		if len(e.TenantID) > 0 && string(e.TenantID) != l.TenantID {
+			return &deadletter.RejectedError{Reason: reasonForeignTenant}
+		}
+		if len(e.ID) == 0 {
+			e.ID = []byte(redrivenID(l.ID, i))
+		}
+	}
+	if err := r.dropStored(ctx, sub); err != nil || len(sub.events) == 0 {
+		return err
+	}
+	_, err := in.accept(ctx, sub)
+	return err
+}
+
+// redrivenID is the id of the i-th event of a letter that named none.
+func redrivenID(letterID string, i int) string {
+	if i == 0 {
+		return letterID
+	}
+	return fmt.Sprintf("%s-%d", letterID, i)
+}
+
+// read finds the events of a letter.
+func (in *Ingester) read(sub *submission, l deadletter.Letter, payload []byte) error {
+	if l.Kind == deadletter.KindWebhook {
+		if err := in.checkPayload(payload); err != nil {
+			return &deadletter.RejectedError{Reason: err.Error()}
+		}
+		sub.events = []scan.Event{{ID: []byte(l.EventID), Type: []byte(l.Type), Source: []byte(l.Source),
+			Payload: payload, Raw: payload}}
+		return nil
+	}
+	format := formatOf(l.ContentType)
+	if l.Kind == deadletter.KindEvent {
+		// One event out of a batch: give it its batch back.
+		switch format {
+		case scan.CloudEventBatch:
+			format = scan.CloudEvent
+		case scan.JSON, scan.NDJSON:
+			format = scan.JSON
+			payload = append(append([]byte{'['}, payload...), ']')
+		}
+	}
+	events, err := sub.scanner.Scan(payload, format, in.o.Limits)
+	var syntax *scan.SyntaxError
+	if errors.As(err, &syntax) {
+		return &deadletter.RejectedError{Reason: syntax.Error()}
+	}
+	sub.events, sub.format = events, format
+	return err
+}
+
+// dropStored removes the events that are in the store already.
+func (r Redriver) dropStored(ctx context.Context, sub *submission) error {
+	left := sub.events[:0]
+	for _, e := range sub.events {
+		have, err := r.Store.Event(ctx, sub.tenantID, string(e.ID))
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return fmt.Errorf("asking whether event %q is stored already: %w", e.ID, err)
+		}
+		if err != nil || have.Source != string(e.Source) {
+			left = append(left, e)
+		}
+	}
+	sub.events = left
+	return nil
+}
+
+var _ deadletter.Redriver = Redriver{}

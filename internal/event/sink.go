@@ -1,0 +1,258 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"millrace/internal/deadletter"
+	"millrace/internal/wal"
+)
+
+// DeadLetterWriter keeps dead letters; deadletter.Store is one.
+type DeadLetterWriter interface {
+	// Add writes the letters durably; one that is there already is left alone.
+	Add(ctx context.Context, letters []deadletter.Letter) error
+}
+
+// SinkOptions are what a Sink is made of. Log, Store and DeadLetters are required.
+type SinkOptions struct {
+	Log         *wal.Log
+	Store       Store
+	DeadLetters DeadLetterWriter
+	// MaxBatchRows and MaxBatchBytes end a batch; a frame is never split, so a
+	// batch may exceed them by one frame. 20,000 and 16 MiB if zero.
+	MaxBatchRows  int
+	MaxBatchBytes int64
+	// MinInterval is the least time between the beginnings of two commits while
+	// there is less than a full batch to write: small commits cost as much as
+	// middling ones. Zero means none.
+	MinInterval time.Duration
+	// Exact and ExactDays: see Batch.
+	Exact     bool
+	ExactDays int
+	// MaxBackoff bounds the wait between two tries of a failing commit, 5 s if zero.
+	MaxBackoff time.Duration
+	// CommitTimeout bounds one call of the store, 60 s if zero.
+	CommitTimeout time.Duration
+	Now           func() time.Time // time.Now if nil
+	Logger        *slog.Logger
+	Metrics       *SinkMetrics
+}
+
+// Sink brings what is in the log into the store, in order and exactly once: the
+// store moves its position in the log in the transaction that inserts the rows,
+// so whatever is interrupted is done again from where the store stands.
+//
+// Run is the only goroutine; the other methods are safe for concurrent use.
+type Sink struct {
+	o SinkOptions
+	// batch and began, when the last commit began, belong to Run.
+	batch batch
+	began time.Time
+
+	mu        sync.Mutex
+	committed uint64        // the store has every record below
+	changed   chan struct{} // closed and replaced at every commit
+	lastErr   error         // of the last commit, nil once one succeeds
+}
+
+// NewSink returns a Sink.
+func NewSink(o SinkOptions) (*Sink, error) {
+	if o.Log == nil || o.Store == nil || o.DeadLetters == nil {
+		return nil, errors.New("a sink needs a log, a store and a place for dead letters")
+	}
+	if o.MaxBatchRows <= 0 {
+		o.MaxBatchRows = 20_000
+	}
+	if o.MaxBatchBytes <= 0 {
+		o.MaxBatchBytes = 16 << 20
+	}
+	if o.MaxBackoff <= 0 {
+		o.MaxBackoff = 5 * time.Second
+	}
+	if o.CommitTimeout <= 0 {
+		o.CommitTimeout = time.Minute
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewSinkMetrics(nil)
+	}
+	s := &Sink{o: o, changed: make(chan struct{})}
+	s.batch.logID = o.Log.ID()
+	return s, nil
+}
+
+// Locate asks the store where it stands in the log and checks that the log has
+// what the store wants next. It must be called once, before Run.
+func (s *Sink) Locate(ctx context.Context) error {
+	next, known, err := s.o.Store.Position(ctx, s.o.Log.ID())
+	if err != nil {
+		return fmt.Errorf("asking the store for its position in the event log: %w", err)
+	}
+	first, end := s.o.Log.First(), s.o.Log.Next()
+	if !known {
+		next = first
+	}
+	switch {
+	case next < first:
+		return fmt.Errorf("the event log begins at sequence %d but the store has only what is below %d: %d records are missing; "+
+			"restore the missing segments, or start with an empty wal directory if they are lost for good", first, next, first-next)
+	case next > end:
+		return fmt.Errorf("the event log ends at sequence %d but the store has what is below %d: the end of the log is missing; "+
+			"restore the newest segments, or start with an empty wal directory if they are lost for good", end, next)
+	}
+	s.advance(next)
+	return s.o.Log.Release(next)
+}
+
+// Run sinks until the context ends, and returns nil then. Any other return is a
+// failure that trying again would not mend.
+func (s *Sink) Run(ctx context.Context) error {
+	for {
+		err := s.run(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errReposition):
+			if err := s.Locate(ctx); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// errReposition asks Run to begin again from where the store stands.
+var errReposition = errors.New("the store stands elsewhere in the log")
+
+func (s *Sink) run(ctx context.Context) error {
+	reader, err := s.o.Log.NewReader(s.Committed())
+	if err != nil {
+		return fmt.Errorf("reading the event log: %w", err)
+	}
+	defer reader.Close()
+	for {
+		if err := s.collect(ctx, reader); err != nil {
+			return err
+		}
+		if err := s.commit(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// collect waits for a frame and fills the batch with what there is, up to its
+// bounds or the end of the day.
+func (s *Sink) collect(ctx context.Context, reader *wal.Reader) error {
+	b := &s.batch
+	b.begin(s.Committed())
+	if !b.takeCarried() {
+		f, err := reader.Next(ctx)
+		if err != nil {
+			return s.readError(err)
+		}
+		b.add(f)
+	}
+	for waited := false; b.err == nil && !b.carrying && b.rows() < s.o.MaxBatchRows && b.bytes() < s.o.MaxBatchBytes; {
+		f, ok, err := reader.TryNext()
+		if err != nil {
+			return s.readError(err)
+		}
+		if ok {
+			b.add(f)
+			continue
+		}
+		if waited || !s.linger(ctx) {
+			break
+		}
+		waited = true
+	}
+	return b.err
+}
+
+func (s *Sink) readError(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, wal.ErrClosed) {
+		return err
+	}
+	return fmt.Errorf("reading the event log: %w; run `millrace wal inspect`", err)
+}
+
+// linger waits out the rest of MinInterval and says whether it waited at all.
+func (s *Sink) linger(ctx context.Context) bool {
+	rest := s.o.MinInterval - s.o.Now().Sub(s.began)
+	if rest <= 0 || rest > s.o.MinInterval {
+		return false
+	}
+	timer := time.NewTimer(rest)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Committed returns the sequence of the first record that is not in the store.
+func (s *Sink) Committed() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.committed
+}
+
+// Changed returns a channel that is closed at the next commit.
+func (s *Sink) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
+// WaitCommitted returns once the store has every record below upTo.
+func (s *Sink) WaitCommitted(ctx context.Context, upTo uint64) error {
+	for {
+		s.mu.Lock()
+		committed, changed := s.committed, s.changed
+		s.mu.Unlock()
+		if committed >= upTo {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Err returns why the last commit failed, nil if it succeeded.
+func (s *Sink) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastErr
+}
+
+func (s *Sink) setErr(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastErr = err
+}
+
+// advance notes a commit and wakes those who wait for it.
+func (s *Sink) advance(upTo uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.committed = upTo
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.o.Metrics.position.Set(float64(upTo))
+}

@@ -1,0 +1,205 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"millrace/internal/deadletter"
+)
+
+// commit brings the batch into the store. It tries until that succeeds, the
+// context ends, or the store turns out to stand elsewhere.
+func (s *Sink) commit(ctx context.Context) error {
+	s.began = s.o.Now()
+	backoff := 50 * time.Millisecond
+	for {
+		err := s.try(ctx)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, errReposition) || ctx.Err() != nil {
+			return err
+		}
+		s.failed(err, backoff)
+		if !sleep(ctx, backoff/2+rand.N(backoff/2)) {
+			return ctx.Err()
+		}
+		backoff = min(2*backoff, s.o.MaxBackoff)
+		if done, err := s.resolve(ctx); done || err != nil {
+			if err != nil {
+				return err
+			}
+			break
+		}
+	}
+	s.done()
+	return nil
+}
+
+// try writes the batch once. Rows that the database refuses for what is in them
+// become dead letters on the way.
+func (s *Sink) try(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.o.CommitTimeout)
+	defer cancel()
+	b := &s.batch
+	if len(b.letters) > 0 {
+		if err := s.o.DeadLetters.Add(ctx, b.letters); err != nil {
+			return fmt.Errorf("writing dead letters: %w", err)
+		}
+	}
+	inserted, err := s.o.Store.Append(ctx, b.request(&s.o))
+	var position *PositionError
+	switch {
+	case err == nil:
+		s.o.Metrics.inserted.Add(float64(inserted))
+		return nil
+	case errors.As(err, &position):
+		return s.reposition(position)
+	case errors.Is(err, ErrData) && len(b.items) > 0:
+		if err := s.condemn(ctx, err); err != nil {
+			return err
+		}
+		return s.try(ctx) // without them
+	}
+	return err
+}
+
+// reposition judges a store that does not stand where the batch begins. That it
+// has the batch is the common case: an earlier reply was lost.
+func (s *Sink) reposition(p *PositionError) error {
+	if p.Have == s.batch.upTo {
+		return nil
+	}
+	s.o.Logger.Warn("the store stands elsewhere in the event log; going on from there",
+		"have", p.Have, "expected", s.batch.from)
+	return errReposition
+}
+
+// resolve asks, after a failed try, whether the commit took place all the same.
+func (s *Sink) resolve(ctx context.Context) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.o.CommitTimeout)
+	defer cancel()
+	have, known, err := s.o.Store.Position(ctx, s.batch.logID)
+	if err != nil || !known {
+		return false, nil // still away, or nothing committed yet: try again
+	}
+	switch have {
+	case s.batch.upTo:
+		return true, nil
+	case s.batch.from:
+		return false, nil
+	}
+	return false, s.reposition(&PositionError{Have: have, From: s.batch.from})
+}
+
+// condemn finds the rows the database refuses for what is in them and turns
+// them into dead letters of the batch.
+func (s *Sink) condemn(ctx context.Context, cause error) error {
+	b := &s.batch
+	kept, bad, err := s.bisect(ctx, b.items, nil)
+	if err != nil {
+		return err
+	}
+	if len(bad) == 0 {
+		// Each half is fine but the whole is not: that is not the data of one row.
+		return fmt.Errorf("the database refuses the batch but none of its rows: %w", cause)
+	}
+	for _, refused := range bad {
+		b.letters = append(b.letters, s.condemned(refused))
+	}
+	b.items = append(b.items[:0], kept...)
+	return nil
+}
+
+// refusedRow is a row and what the database said of it.
+type refusedRow struct {
+	row   Row
+	cause error
+}
+
+// bisect parts rows into the ones the database takes and the ones it refuses,
+// with dry runs.
+func (s *Sink) bisect(ctx context.Context, rows []Row, bad []refusedRow) (kept []Row, _ []refusedRow, err error) {
+	request := s.batch.request(&s.o)
+	request.Rows, request.DryRun = rows, true
+	_, err = s.o.Store.Append(ctx, request)
+	switch {
+	case err == nil:
+		return rows, bad, nil
+	case !errors.Is(err, ErrData):
+		return nil, bad, err
+	case len(rows) == 1:
+		return nil, append(bad, refusedRow{rows[0], err}), nil
+	}
+	half := len(rows) / 2
+	left, bad, err := s.bisect(ctx, rows[:half], bad)
+	if err != nil {
+		return nil, bad, err
+	}
+	right, bad, err := s.bisect(ctx, rows[half:], bad)
+	if err != nil {
+		return nil, bad, err
+	}
+	return append(append(make([]Row, 0, len(left)+len(right)), left...), right...), bad, nil
+}
+
+// condemned is the dead letter of a row the database refuses.
+func (s *Sink) condemned(r refusedRow) deadletter.Letter {
+	receivedAt := time.Unix(0, r.row.ReceivedAt).UTC()
+	s.o.Logger.Warn("the database refuses an event for what is in it; it becomes a dead letter",
+		"tenant", r.row.TenantID, "type", r.row.Type, "id", r.row.ID, "error", r.cause)
+	return deadletter.Letter{
+		ID:       letterID(receivedAt, s.batch.logID[:], r.row.Hash[:]),
+		TenantID: r.row.TenantID, Kind: deadletter.KindEvent,
+		Reason: "the database refuses this event: " + r.cause.Error(),
+		Source: r.row.Source, Type: r.row.Type, EventID: r.row.ID,
+		ReceivedAt: receivedAt, Attempts: 1, ContentType: "application/json",
+		Payload: AppendEnvelope(nil, r.row),
+	}
+}
+
+func (s *Sink) failed(err error, backoff time.Duration) {
+	s.setErr(err)
+	s.o.Metrics.failures.Inc()
+	s.o.Metrics.failing.Set(1)
+	s.o.Logger.Warn("events could not be written to the store; they are safe in the log and it is tried again",
+		"from", s.batch.from, "upTo", s.batch.upTo, "rows", len(s.batch.items), "retryIn", backoff, "error", err)
+}
+
+// done notes the commit, tells those who wait, and lets the log go forward.
+func (s *Sink) done() {
+	b, m, now := &s.batch, s.o.Metrics, s.o.Now()
+	if s.Err() != nil {
+		s.setErr(nil)
+		m.failing.Set(0)
+		s.o.Logger.Info("the store takes events again", "position", b.upTo)
+	}
+	m.rows.Add(float64(len(b.items)))
+	m.flushRows.Observe(float64(len(b.items)))
+	m.flushSeconds.Observe(now.Sub(s.began).Seconds())
+	for _, a := range b.arrivals {
+		m.lagSeconds.Observe(max(now.Sub(a.at).Seconds(), 0))
+	}
+	for i := range b.letters {
+		m.deadLetters.WithLabelValues(string(b.letters[i].Kind)).Inc()
+	}
+	s.advance(b.upTo)
+	if err := s.o.Log.Release(b.upTo); err != nil {
+		s.o.Logger.Warn("the event log could not give back space", "error", err)
+	}
+}
+
+// sleep waits and says whether the context allowed it to the end.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
