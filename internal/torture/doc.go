@@ -1,0 +1,12 @@
+// Package torture kills the real server with SIGKILL under load, again and
+// again, at random moments: while it starts, while it recovers, while it serves.
+// Several writers keep sending, with their own ids, and send again what was
+// refused or left open, until all of it was acknowledged. In the end everything
+// that was acknowledged must be stored, once and unchanged, the statistics must
+// add up, and the log and the store must agree on where they stand.
+//
+// TORTURE_KILLS sets the number of kills (default 5; 0 skips the test) and
+// TORTURE_SEED the moments, so that a run can be repeated as far as a race with
+// a process can be. A kill proves nothing about fsync, since the kernel keeps
+// what was written: power loss is tested through the log's file seam.
+package torture
