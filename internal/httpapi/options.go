@@ -1,0 +1,158 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Options configures a Server. The parts without a default are required, except
+// where it says that nil is allowed.
+type Options struct {
+	Events      EventIngester
+	Reader      EventReader
+	DeadLetters DeadLetters
+	Auth        Authenticator
+	Keys        Keys
+	// Hooks takes webhook deliveries; nil means that there are none, and every
+	// source is unknown.
+	Hooks HookIngester
+	// HookTenant returns the tenant of a webhook source, so that an unknown source
+	// and a tenant over its rate are refused before the body is read. Nil means
+	// that only Hooks tells.
+	HookTenant func(source string) (tenantID string, known bool)
+	// Rates limits each tenant; nil means no limit.
+	Rates Rates
+	// Bytes bounds the memory of request bodies; nil means no bound.
+	Bytes Bytes
+	// Checks are asked by /readyz. More can be added with AddCheck.
+	Checks []Check
+
+	// Logger is where access lines and failures go; nil means nowhere.
+	Logger *slog.Logger
+	// LogContext puts the request id where the logger finds it; nil means that
+	// this package names it in each line.
+	LogContext func(ctx context.Context, requestID string) context.Context
+	// Metrics counts; nil means for nobody.
+	Metrics *Metrics
+	// Tracer records a span for each request; nil means that ids are read, made
+	// and passed on, but nothing is recorded.
+	Tracer trace.Tracer
+
+	// Version is shown by /openapi.json and /control/status.
+	Version string
+	// ListenAddresses are shown by /control/status.
+	ListenAddresses func() []string
+
+	// CertFile and KeyFile are PEM files; when set, Serve speaks TLS and loads
+	// them again when they change.
+	CertFile, KeyFile string
+
+	// MaxBodyBytes bounds a body, before and after decompression; 1 MiB.
+	MaxBodyBytes int
+	// MaxHeaderBytes bounds a request's header; 32 KiB.
+	MaxHeaderBytes int
+	// MaxTails and MaxTailsPerTenant bound the open live tails; 1,000 and 20.
+	MaxTails, MaxTailsPerTenant int
+
+	// HeaderTimeout bounds the reading of a request's header; 10 s.
+	HeaderTimeout time.Duration
+	// BodyTimeout bounds the time from a request's header to the end of its body;
+	// 20 s.
+	BodyTimeout time.Duration
+	// WriteTimeout bounds the time from a request's header to the end of its
+	// answer, tails excepted; 2 min. It must leave room for BodyTimeout,
+	// QueryTimeout and the wait of the ack mode.
+	WriteTimeout time.Duration
+	// IdleTimeout bounds how long a connection waits for its next request; 2 min.
+	IdleTimeout time.Duration
+	// QueryTimeout bounds one query of a store; 15 s.
+	QueryTimeout time.Duration
+	// ProbeTimeout bounds one readiness probe; 2 s.
+	ProbeTimeout time.Duration
+	// TailHeartbeat is how often a quiet tail shows that it is alive; 15 s.
+	TailHeartbeat time.Duration
+	// TailWriteTimeout bounds how long a tail's reader may not read; 10 s.
+	TailWriteTimeout time.Duration
+	// DrainDelay is how long requests are still taken after readiness began to
+	// fail, so that load balancers notice; none by default.
+	DrainDelay time.Duration
+	// DrainTimeout bounds the whole way down when Serve's context ends; 30 s.
+	DrainTimeout time.Duration
+
+	// Now is the clock for query defaults; time.Now.
+	Now func() time.Time
+}
+
+func (o *Options) setDefaults() {
+	setDefault(&o.MaxBodyBytes, 1<<20)
+	setDefault(&o.MaxHeaderBytes, 32<<10)
+	setDefault(&o.MaxTails, 1000)
+	setDefault(&o.MaxTailsPerTenant, 20)
+	setDefault(&o.HeaderTimeout, 10*time.Second)
+	setDefault(&o.BodyTimeout, 20*time.Second)
+	setDefault(&o.WriteTimeout, 2*time.Minute)
+	setDefault(&o.IdleTimeout, 2*time.Minute)
+	setDefault(&o.QueryTimeout, 15*time.Second)
+	setDefault(&o.ProbeTimeout, 2*time.Second)
+	setDefault(&o.TailHeartbeat, 15*time.Second)
+	setDefault(&o.TailWriteTimeout, 10*time.Second)
+	setDefault(&o.DrainTimeout, 30*time.Second)
+	setDefault(&o.Version, "dev")
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.ListenAddresses == nil {
+		o.ListenAddresses = func() []string { return nil }
+	}
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+func (o *Options) validate() error {
+	for name, missing := range map[string]bool{
+		"Events": o.Events == nil, "Reader": o.Reader == nil, "DeadLetters": o.DeadLetters == nil,
+		"Auth": o.Auth == nil, "Keys": o.Keys == nil,
+	} {
+		if missing {
+			return fmt.Errorf("httpapi: Options.%s is missing", name)
+		}
+	}
+	if (o.CertFile == "") != (o.KeyFile == "") {
+		return errors.New("httpapi: TLS needs both a certificate and a key file; set both or neither")
+	}
+	for name, n := range map[string]int64{
+		"MaxBodyBytes": int64(o.MaxBodyBytes), "MaxHeaderBytes": int64(o.MaxHeaderBytes), "MaxTails": int64(o.MaxTails),
+		"MaxTailsPerTenant": int64(o.MaxTailsPerTenant), "HeaderTimeout": int64(o.HeaderTimeout), "BodyTimeout": int64(o.BodyTimeout),
+		"WriteTimeout": int64(o.WriteTimeout), "IdleTimeout": int64(o.IdleTimeout), "QueryTimeout": int64(o.QueryTimeout),
+		"ProbeTimeout": int64(o.ProbeTimeout), "TailHeartbeat": int64(o.TailHeartbeat), "TailWriteTimeout": int64(o.TailWriteTimeout),
+		"DrainDelay": int64(o.DrainDelay) + 1, "DrainTimeout": int64(o.DrainTimeout),
+	} {
+		if n <= 0 {
+			return fmt.Errorf("httpapi: Options.%s must be more than zero", name)
+		}
+	}
+	if o.WriteTimeout < o.BodyTimeout || o.WriteTimeout < o.QueryTimeout {
+		return fmt.Errorf("httpapi: WriteTimeout (%v) covers the body and the query, so it must not be less than BodyTimeout (%v) or QueryTimeout (%v)",
+			o.WriteTimeout, o.BodyTimeout, o.QueryTimeout)
+	}
+	if o.DrainDelay >= o.DrainTimeout {
+		return fmt.Errorf("httpapi: DrainTimeout (%v) covers DrainDelay (%v) and must be more", o.DrainTimeout, o.DrainDelay)
+	}
+	return nil
+}

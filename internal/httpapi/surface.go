@@ -1,0 +1,212 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"millrace/internal/auth"
+)
+
+// surface is one set of routes with one way of saying who calls. It is the
+// adapter through which huma registers its operations.
+type surface struct {
+	server *Server
+	mux    *http.ServeMux
+	api    huma.API
+	// identify says who calls, and does so before anything else of the request is
+	// looked at.
+	identify  func(ctx context.Context, r *http.Request) (*auth.Principal, *problem)
+	unmatched *route
+	routes    []*route
+}
+
+// handler is a route's code. The context carries the request's trace and log ids.
+type handler func(ctx context.Context, ex *exchange, r *http.Request)
+
+func newSurface(s *Server, title, description string) *surface {
+	sf := &surface{server: s, mux: http.NewServeMux(), unmatched: newRoute(s.metrics, "", "unmatched")}
+	sf.api = newAPI(sf, title, description, s.o.Version)
+	sf.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { sf.notFound(w.(*exchange), r) })
+	return sf
+}
+
+// handle registers a plain route and returns it.
+func (sf *surface) handle(method, path string, h handler) *route {
+	rt := newRoute(sf.server.metrics, method, path)
+	sf.routes = append(sf.routes, rt)
+	sf.mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) {
+		ex := w.(*exchange)
+		ex.route = rt
+		h(ex.ctx, ex, r)
+	})
+	return rt
+}
+
+// authorize says who calls and whether it may do what the scope covers.
+func (sf *surface) authorize(ctx context.Context, ex *exchange, r *http.Request, scope auth.Scope) (*auth.Principal, *problem) {
+	p, refused := sf.identify(ctx, r)
+	if refused != nil {
+		return nil, refused
+	}
+	ex.principal = p
+	if !p.Has(scope) {
+		return nil, scopeMissing(p, scope)
+	}
+	return p, nil
+}
+
+// notFound answers what no route matches: 405 if another method would.
+func (sf *surface) notFound(ex *exchange, r *http.Request) {
+	var allowed []string
+	probe := &http.Request{URL: r.URL, Host: r.Host}
+	for _, m := range [...]string{http.MethodGet, http.MethodPost, http.MethodDelete, http.MethodPut, http.MethodPatch} {
+		probe.Method = m
+		if _, pattern := sf.mux.Handler(probe); pattern != "/" && pattern != "" {
+			allowed = append(allowed, m)
+			if m == http.MethodGet {
+				allowed = append(allowed, http.MethodHead)
+			}
+		}
+	}
+	if len(allowed) == 0 {
+		ex.refuse(newProblem(slugNotFound, fmt.Sprintf("there is no %s here; /docs lists every address", clip(r.URL.Path))))
+		return
+	}
+	list := strings.Join(allowed, ", ")
+	ex.refuse(newProblem(slugMethodNotAllowed, fmt.Sprintf("%s does not take %s; use %s", clip(r.URL.Path), clip(r.Method), list)).with("Allow", list))
+}
+
+// principalKey is where a huma operation finds its caller.
+type principalKey struct{}
+
+func principalFrom(ctx context.Context) *auth.Principal {
+	p, _ := ctx.Value(principalKey{}).(*auth.Principal)
+	return p
+}
+
+// scopeKey is where an operation's metadata say which scope it needs.
+const scopeKey = "millrace-scope"
+
+// Handle registers a huma operation; huma calls it.
+func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
+	scope, guarded := op.Metadata[scopeKey].(auth.Scope)
+	sf.handle(op.Method, op.Path, func(ctx context.Context, ex *exchange, r *http.Request) {
+		if guarded {
+			p, refused := sf.authorize(ctx, ex, r, scope)
+			if refused != nil {
+				ex.refuse(refused)
+				return
+			}
+			ctx = context.WithValue(ctx, principalKey{}, p)
+		}
+		r = r.WithContext(ctx)
+		if op.RequestBody != nil {
+			bd, refused := sf.server.receiveSmall(ex, r)
+			if refused != nil {
+				ex.refuse(refused)
+				return
+			}
+			defer bd.release()
+		}
+		h(humago.NewContext(op, r, ex))
+	})
+}
+
+// register adds an operation. Whatever the operation's code returns as error
+// leaves as a problem; causes stay in the log.
+func register[I, O any](sf *surface, op huma.Operation, scope auth.Scope, do func(context.Context, *I) (*O, error)) {
+	op.Metadata = map[string]any{scopeKey: scope}
+	op.MaxBodyBytes = -1    // receiveSmall has bounded it
+	op.BodyReadTimeout = -1 // and has read it
+	describe(&op, scope)
+	huma.Register(sf.api, op, func(ctx context.Context, in *I) (*O, error) {
+		ctx, cancel := context.WithTimeout(ctx, sf.server.o.QueryTimeout)
+		defer cancel()
+		out, err := do(ctx, in)
+		if err == nil {
+			return out, nil
+		}
+		var p *problem
+		if !errors.As(err, &p) {
+			p = problemOf(ctx, err)
+		}
+		return nil, p
+	})
+}
+
+// transform makes every error that huma itself finds one of ours, and stamps the
+// problems on their way out.
+func (sf *surface) transform(ctx huma.Context, _ string, v any) (any, error) {
+	p, ok := v.(*problem)
+	if model, foreign := v.(*huma.ErrorModel); foreign {
+		p, ok = problemOfModel(model), true
+	}
+	if ok {
+		_, w := humago.Unwrap(ctx)
+		w.(*exchange).note(p)
+		return p, nil
+	}
+	return v, nil
+}
+
+// problemOfModel turns huma's own findings into a problem. The values it found
+// are left out: they may be secret.
+func problemOfModel(m *huma.ErrorModel) *problem {
+	p := newProblem(slugForStatus(m.Status), m.Detail)
+	p.Status = m.Status
+	for _, d := range m.Errors {
+		if d != nil {
+			p.Errors = append(p.Errors, parameterError{Location: d.Location, Message: d.Message})
+		}
+	}
+	if len(p.Errors) > 0 && p.Status < 500 {
+		p.Detail = p.Errors[0].Message
+		if loc := p.Errors[0].Location; loc != "" {
+			p.Detail = loc + ": " + p.Detail
+		}
+	}
+	return p
+}
+
+// receiveSmall reads the body of an operation and puts what was read in its
+// place. The body must be released.
+func (s *Server) receiveSmall(ex *exchange, r *http.Request) (*body, *problem) {
+	bd, refused := s.receive(ex, r)
+	if refused != nil {
+		return nil, refused
+	}
+	if ct := r.Header.Get("Content-Type"); ct != "" && len(bd.data) > 0 {
+		if media, _, _ := strings.Cut(ct, ";"); lowerASCII(strings.TrimSpace(media)) != "application/json" {
+			bd.release()
+			return nil, newProblem(slugMediaType, fmt.Sprintf("the Content-Type %q is not supported here; use application/json", clip(ct)))
+		}
+	}
+	r.Body = &memoryBody{data: bd.data}
+	r.ContentLength = int64(len(bd.data))
+	return bd, nil
+}
+
+// retryUnavailable is how long a caller should wait when nothing better is known.
+const retryUnavailable = 5 * time.Second
+
+// memoryBody is a request body that is in memory already.
+type memoryBody struct{ data []byte }
+
+func (m *memoryBody) Read(p []byte) (int, error) {
+	if len(m.data) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, m.data)
+	m.data = m.data[n:]
+	return n, nil
+}
+
+func (m *memoryBody) Close() error { return nil }
