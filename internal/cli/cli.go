@@ -179,6 +179,13 @@ func oneArg(what string) cobra.PositionalArgs {
 	}
 }
 
+func atMostOneArg(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usagef("%q is not expected after %q; write `%s`", args[1], args[0], cmd.UseLine())
+	}
+	return nil
+}
+
 func (r *runner) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",

@@ -207,8 +207,10 @@ func (r *runner) deadLettersShowCommand() *cobra.Command {
 	flags := addControlFlags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the answer as JSON")
 	cmd.Flags().BoolVar(&payloadOnly, "payload", false, "print the payload alone, byte for byte as received")
-	cmd.MarkFlagsMutuallyExclusive("json", "payload")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if asJSON && payloadOnly {
+			return usagef("--json and --payload ask for two forms at once; write one of them")
+		}
 		return r.withControl(cmd, flags, func(ctx context.Context, c *control) error {
 			var raw json.RawMessage
 			if err := c.call(ctx, "GET", "/dead-letters/"+url.PathEscape(args[0]), nil, nil, &raw); err != nil {
@@ -260,7 +262,7 @@ func (r *runner) printLetter(l deadLetter, payloadOnly bool) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(r.stdio.Out, "\n%s\n", printable(string(payload)))
+	_, err = fmt.Fprintf(r.stdio.Out, "\n%s\n", printableLines(string(payload)))
 	return err
 }
 
@@ -276,7 +278,7 @@ on the way: --replacement has the event to take instead.`,
 		Example: `  millrace dead-letters redrive 0198c1de-… --tenant demo
   millrace dead-letters redrive 0198c1de-… --tenant demo --replacement mended.json
   millrace dead-letters redrive --tenant demo --type order.placed --from 2h`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOneArg,
 	}
 	flags := addControlFlags(cmd)
 	filter := addLetterFilter(cmd, "redrive all of the tenant's letters")
@@ -382,9 +384,9 @@ func (r *runner) redriveAll(ctx context.Context, c *control, filter *letterFilte
 			fmt.Fprintf(r.stdio.Out, "%s redriven.\n", plural(total, "dead letter"))
 			more := ""
 			if page.More {
-				more = " More match the filter and were not tried."
+				more = ", and more match that were not tried"
 			}
-			return fmt.Errorf("%s refused again and kept, with the new reason;%s mend what is wrong (`millrace dead-letters list`), then redrive again",
+			return fmt.Errorf("%s refused again, kept with the new reason%s; mend what is wrong (see `millrace dead-letters list`), then redrive again",
 				plural(page.Failed, "dead letter"), more)
 		}
 		if !page.More || page.Redriven == 0 {
@@ -399,7 +401,7 @@ func (r *runner) deadLettersDeleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete [ID] --tenant T",
 		Short: "Delete dead letters for good",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  atMostOneArg,
 	}
 	flags := addControlFlags(cmd)
 	filter := addLetterFilter(cmd, "delete all of the tenant's letters")

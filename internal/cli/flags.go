@@ -188,7 +188,16 @@ func printable(s string) string {
 	return s
 }
 
-// localTime writes a time of the API for people: seconds are enough, UTC stays.
+// printableLines is printable for text of several lines, which stay lines.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = printable(strings.TrimSuffix(line, "\r"))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// shortTime writes a time of the API for people: seconds are enough, UTC stays.
 func shortTime(t time.Time) string {
 	if t.IsZero() {
 		return "-"
