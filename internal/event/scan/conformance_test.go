@@ -49,7 +49,9 @@ func checkAsPayload(t *testing.T, text []byte) {
 			if !json.Valid([]byte(body)) {
 				t.Fatalf("accepted, but encoding/json refuses it: %.120q", body)
 			}
-			checkRejection(t, events[0], text)
+			if json.Valid(text) { // it may be two values that make two members
+				checkRejection(t, events[0], text)
+			}
 		case !errors.As(err, &syntax):
 			t.Fatalf("error is a %T: %v", err, err)
 		case syntax.Code == Malformed && json.Valid([]byte(body)):

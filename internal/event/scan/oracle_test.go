@@ -134,7 +134,7 @@ func oracleMembers(raw []byte) []oracleMember {
 // oracleTime reads a time with package time, which is laxer than RFC 3339 here
 // and there.
 func oracleTime(s string) (int64, bool) {
-	if !regexp.MustCompile(`^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$`).MatchString(s) {
+	if !regexp.MustCompile(`^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$`).MatchString(s) {
 		return 0, false
 	}
 	at, err := time.Parse(time.RFC3339Nano, strings.ToUpper(s))
