@@ -52,6 +52,8 @@ type DamageError struct {
 func (e *DamageError) Error() string {
 	lost := ""
 	switch {
+	case e.NextIntact != 0 && e.FirstLost >= e.NextIntact:
+		lost = " No record is affected."
 	case e.FirstLost != 0 && e.NextIntact != 0:
 		lost = fmt.Sprintf(" Records %d to %d are affected.", e.FirstLost, e.NextIntact-1)
 	case e.FirstLost != 0:

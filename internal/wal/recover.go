@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"syscall"
 	"time"
 
 	"millrace/internal/wal/vfs"
@@ -61,20 +62,19 @@ func (l *Log) recover(ctx context.Context) error {
 	return nil
 }
 
-// makeDir makes a directory and the names on the way to it durable.
+// makeDir makes a directory and all names on the way to it durable, also those
+// that an earlier start made and did not live to sync.
 func makeDir(fsys vfs.FS, dir string) error {
-	parents := []string{path.Dir(dir)} // always: an earlier start may have died before its sync
-	for d := path.Dir(dir); d != path.Dir(d); d = path.Dir(d) {
-		if _, err := fsys.List(d); !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		parents = append(parents, path.Dir(d))
-	}
 	if err := fsys.MkdirAll(dir); err != nil {
 		return err
 	}
-	for _, d := range parents {
-		if err := fsys.SyncDir(d); err != nil {
+	for d := dir; d != path.Dir(d); {
+		d = path.Dir(d)
+		err := fsys.SyncDir(d)
+		if d != path.Dir(dir) && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EINVAL)) {
+			continue // farther up, what is not ours to sync was not made by us either
+		}
+		if err != nil {
 			return err
 		}
 	}

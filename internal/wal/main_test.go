@@ -1,0 +1,5 @@
+package wal_test
+
+import "context"
+
+var ctx = context.Background()
