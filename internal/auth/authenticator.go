@@ -98,6 +98,12 @@ func (o Options) withDefaults() (Options, error) {
 // digest identifies a credential without keeping it.
 type digest = [sha256.Size]byte
 
+// digestOf hashes a credential, without allocating for one of up to 1 KiB.
+func digestOf(credential string) digest {
+	var stack [1024]byte
+	return sha256.Sum256(append(stack[:0], credential...))
+}
+
 // verdict is what is remembered of a credential: a principal or a refusal.
 type verdict struct {
 	principal *Principal
@@ -155,7 +161,7 @@ func (a *Authenticator) authenticate(ctx context.Context, credential string) (*P
 	if len(credential) > maxCredentialBytes {
 		return nil, &Error{Code: CodeTokenMalformed, Detail: fmt.Sprintf("the credential has more than %d bytes; send a token or an API key as it was issued", maxCredentialBytes)}
 	}
-	sum := sha256.Sum256([]byte(credential))
+	sum := digestOf(credential)
 	now := a.options.Now()
 	if v, ok := a.good.GetIfPresent(sum); ok && a.current(v, now) {
 		a.options.Metrics.hits.Inc()

@@ -16,6 +16,8 @@ const (
 	// issuers reach a few KiB; header limits stand before this one.
 	maxCredentialBytes = 8 << 10
 	maxSubjectBytes    = 256
+	// maxExpiryYear is the last year that RFC 3339 can write.
+	maxExpiryYear = 9999
 
 	defaultTenantClaim = "tenant_id"
 )
@@ -100,6 +102,9 @@ func (r *tokenRules) principal(claims jwt.MapClaims) (*Principal, time.Time, err
 	expires, err := claims.GetExpirationTime()
 	if err != nil || expires == nil {
 		return nil, time.Time{}, &Error{Code: CodeTokenExpired, Detail: "the token has no \"exp\" claim; " + r.newToken}
+	}
+	if expires.Year() > maxExpiryYear {
+		return nil, time.Time{}, &Error{Code: CodeTokenMalformed, Detail: "the \"exp\" claim of the token is beyond all dates; " + r.newToken}
 	}
 	p := &Principal{
 		TenantID:  tenant,
