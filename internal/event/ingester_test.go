@@ -297,9 +297,7 @@ func TestAckMemoryAnswersBeforeTheWriteAndIsWrittenAllTheSame(t *testing.T) {
 }
 
 func TestIngestAllocatesLittle(t *testing.T) {
-	log := newGateLog()
 	in := newIngester(t, IngesterOptions{Log: nullLog{}})
-	_ = log
 	body := make([]byte, 0, 64<<10)
 	n := 0
 	batch := func() []byte {
@@ -320,8 +318,12 @@ func TestIngestAllocatesLittle(t *testing.T) {
 		}
 	})
 	// The batch id, the claim and its channel; nothing for each event.
-	if all-build > 8 {
-		t.Errorf("%v allocations for a batch of 100 events, want at most 8", all-build)
+	most := 8.0
+	if raceDetector {
+		most = 50 // pools drop at random then
+	}
+	if all-build > most {
+		t.Errorf("%v allocations for a batch of 100 events, want at most %v", all-build, most)
 	}
 }
 

@@ -11,7 +11,8 @@ import (
 )
 
 // commit brings the batch into the store. It tries until that succeeds, the
-// context ends, or the store turns out to stand elsewhere.
+// context ends, or the store turns out to stand elsewhere. Where a commit took
+// place and its reply was lost, the next try is told so by the position.
 func (s *Sink) commit(ctx context.Context) error {
 	s.began = s.o.Now()
 	backoff := 50 * time.Millisecond
@@ -28,12 +29,6 @@ func (s *Sink) commit(ctx context.Context) error {
 			return ctx.Err()
 		}
 		backoff = min(2*backoff, s.o.MaxBackoff)
-		if done, err := s.resolve(ctx); done || err != nil {
-			if err != nil {
-				return err
-			}
-			break
-		}
 	}
 	s.done()
 	return nil
@@ -76,23 +71,6 @@ func (s *Sink) reposition(p *PositionError) error {
 	s.o.Logger.Warn("the store stands elsewhere in the event log; going on from there",
 		"have", p.Have, "expected", s.batch.from)
 	return errReposition
-}
-
-// resolve asks, after a failed try, whether the commit took place all the same.
-func (s *Sink) resolve(ctx context.Context) (done bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.o.CommitTimeout)
-	defer cancel()
-	have, known, err := s.o.Store.Position(ctx, s.batch.logID)
-	if err != nil || !known {
-		return false, nil // still away, or nothing committed yet: try again
-	}
-	switch have {
-	case s.batch.upTo:
-		return true, nil
-	case s.batch.from:
-		return false, nil
-	}
-	return false, s.reposition(&PositionError{Have: have, From: s.batch.from})
 }
 
 // condemn finds the rows the database refuses for what is in them and turns

@@ -240,6 +240,19 @@ func TestTheSinkGoesOnFromWhereTheStoreStands(t *testing.T) {
 	b.wantIDs("a", "c")
 }
 
+func TestRecordsOfAFrameThatTheStoreHasAlreadyAreLeftOut(t *testing.T) {
+	record := func(id string) []byte {
+		raw := appendRecordHeader(nil, batchID{}, "demo", 1, 0)
+		return appendRecordEvent(raw, Hash{}, &scan.Event{ID: []byte(id), Type: []byte("t"), Payload: []byte("1")})
+	}
+	var b batch
+	b.begin(11)
+	b.add(wal.Frame{FirstSeq: 10, ReceivedAt: noon, Records: [][]byte{record("a"), record("b"), record("c")}})
+	if b.err != nil || len(b.items) != 2 || b.items[0].ID != "b" || b.upTo != 13 {
+		t.Errorf("batch %+v, error %v", b.items, b.err)
+	}
+}
+
 func TestRedrivingALetterStoresItsEventOnce(t *testing.T) {
 	b := newBench(t)
 	b.run()

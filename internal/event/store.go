@@ -42,8 +42,8 @@ type Store interface {
 	//
 	// An error that wraps ErrData means that the database refuses these rows for
 	// what is in them, now and always; the caller finds the row by bisection. Any
-	// other error may pass, and it may also come after the commit took place: the
-	// caller asks Position before it tries again.
+	// other error may pass, and it may also come after the commit took place: then
+	// the next try is answered with a *PositionError whose Have is b.UpTo.
 	Append(ctx context.Context, b Batch) (inserted int, err error)
 
 	// Events returns one page of a tenant's events.

@@ -18,7 +18,7 @@ func (h Hash) LookupKey() uint64 { return binary.LittleEndian.Uint64(h[:8]) }
 //
 // The hashes lie in a ring, in order of their numbers. The index over it is an
 // array of buckets of sixteen: a hash may stand in either of two buckets, in the
-// one with more room when it was added, so that buckets practically never
+// one with more room when it was added, so that buckets hardly ever
 // overflow at the load the index is built for. One byte of each hash lies beside
 // its slot, so that a look-up touches the ring only where that byte agrees.
 //
@@ -28,20 +28,24 @@ type table struct {
 	ring       []Hash
 	buckets    []bucket
 	head, tail uint64
-	// overflowed counts hashes that found both buckets full and were left out.
+	// spill holds the few hashes that found both buckets full, a handful in a
+	// million. Who crafts ids that all fall into one bucket fills it, and then
+	// loses the deduplication of further ones: overflowed counts those.
+	spill      map[Hash]uint64
 	overflowed uint64
 }
 
 const (
 	bucketSlots = 16
-	// maxLoadPercent is the share of slots in use when the ring is full, at most. With
-	// two choices and sixteen slots overflow is out of sight below 0.9.
+	// maxLoadPercent is the share of slots in use when the ring is full. With two
+	// choices and sixteen slots about seven hashes in a million overflow.
 	maxLoadPercent = 80
 	hashBytes      = 16
 	bucketBytes    = bucketSlots * (1 + 4)
 	// slotsPercent is the share of a bucket one hash takes, as a divisor of 100.
 	slotsPercent = bucketSlots * maxLoadPercent
 	minHashes    = 1 << 12
+	maxSpill     = 1 << 12
 )
 
 // bucket maps tags to ring places. A place is a ring index plus one; 0 is free.
@@ -58,7 +62,7 @@ func newTable(memoryBytes int64) *table {
 	// The number of buckets need not be a power of two: homes maps a hash to a
 	// bucket by multiplication, so memory follows the budget smoothly.
 	n := uint64(capacity)*100/slotsPercent + 1
-	return &table{ring: make([]Hash, capacity), buckets: make([]bucket, n)}
+	return &table{ring: make([]Hash, capacity), buckets: make([]bucket, n), spill: map[Hash]uint64{}}
 }
 
 func (t *table) len() int   { return int(t.tail - t.head) }
@@ -84,7 +88,11 @@ func (t *table) find(h *Hash) (n uint64, ok bool) {
 	if n, ok = t.findIn(a, tag, h); ok {
 		return n, true
 	}
-	return t.findIn(b, tag, h)
+	if n, ok = t.findIn(b, tag, h); ok || len(t.spill) == 0 {
+		return n, ok
+	}
+	n, ok = t.spill[*h]
+	return n, ok
 }
 
 func (t *table) findIn(b *bucket, tag byte, h *Hash) (uint64, bool) {
@@ -123,6 +131,8 @@ func (t *table) add(h *Hash) uint64 {
 	i, freeA := a.free()
 	j, freeB := b.free()
 	switch {
+	case freeA == 0 && freeB == 0 && len(t.spill) < maxSpill:
+		t.spill[*h] = n
 	case freeA == 0 && freeB == 0:
 		t.overflowed++
 	case freeA >= freeB:
@@ -152,8 +162,11 @@ func (t *table) remove(n uint64) {
 	h := &t.ring[n%uint64(len(t.ring))]
 	a, b, _ := t.homes(h)
 	place := t.place(n)
-	if !a.clear(place) {
-		b.clear(place)
+	if a.clear(place) || b.clear(place) {
+		return
+	}
+	if spilled, ok := t.spill[*h]; ok && spilled == n {
+		delete(t.spill, *h)
 	}
 }
 

@@ -178,25 +178,49 @@ func TestTheTableAgreesWithAMap(t *testing.T) {
 	}
 }
 
-func TestSixMillionHashesFitTheDefaultBudgetAndAllAreFound(t *testing.T) {
+func TestTwoMinutesAtFiftyThousandASecondFitTheDefaultBudget(t *testing.T) {
 	const budget = 128 << 20
 	tab := newTable(budget)
-	if got := tab.bytes(); got > budget {
-		t.Errorf("the table takes %d bytes of %d", got, budget)
+	if got := tab.bytes(); got > budget || len(tab.ring) < 120*50_000 {
+		t.Errorf("%d hashes in %d bytes, want %d in %d", len(tab.ring), got, 120*50_000, budget)
 	}
-	const n = 5_900_000
-	for i := range uint64(n) {
+}
+
+func TestAFullTableFindsEveryHash(t *testing.T) {
+	tab := newTable(8 << 20)
+	n := uint64(len(tab.ring))
+	for i := range 3 * n {
 		h := hashOf(i)
 		tab.add(&h)
 	}
-	if tab.head != 0 || tab.overflowed != 0 {
-		t.Fatalf("%d dropped, %d overflowed of %d", tab.head, tab.overflowed, n)
+	if tab.head != 2*n || tab.overflowed != 0 {
+		t.Fatalf("%d dropped, %d overflowed of %d", tab.head, tab.overflowed, 3*n)
 	}
-	for i := uint64(0); i < n; i += 97 {
+	t.Logf("%d of %d hashes are outside of their buckets", len(tab.spill), n)
+	for i := range 3 * n {
 		h := hashOf(i)
-		if got, ok := tab.find(&h); !ok || got != i {
+		if got, ok := tab.find(&h); ok != (i >= 2*n) || ok && got != i {
 			t.Fatalf("find(%d) = %d, %v", i, got, ok)
 		}
+	}
+}
+
+func TestIdsCraftedForOneBucketTakeNoMoreThanTheirBound(t *testing.T) {
+	tab := newTable(1 << 20)
+	h := hashOf(1)
+	for i := range uint64(3 * maxSpill) {
+		// The top bits choose the buckets.
+		binary.LittleEndian.PutUint32(h[:4], uint32(i))
+		tab.add(&h)
+	}
+	if len(tab.spill) != maxSpill || tab.overflowed == 0 {
+		t.Errorf("%d spilled, %d overflowed", len(tab.spill), tab.overflowed)
+	}
+	for range 3 * maxSpill {
+		tab.dropOldest()
+	}
+	if len(tab.spill) != 0 || tab.len() != 0 {
+		t.Errorf("%d spilled and %d left after all were dropped", len(tab.spill), tab.len())
 	}
 }
 

@@ -13,6 +13,13 @@ import (
 // The oracle judges an event with encoding/json and the simplest code there is.
 // It knows nothing of how the scanner works; the two must come to one verdict.
 
+var (
+	attributeName     = regexp.MustCompile(`^[a-z0-9]+$`)
+	nulEscape         = regexp.MustCompile(`(^|[^\\])(\\\\)*\\u0000`)
+	replacementEscape = regexp.MustCompile(`(?i)\\ufffd`)
+	rfc3339           = regexp.MustCompile(`^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
+)
+
 // oracleEvent is what the oracle makes of an event that it accepts.
 type oracleEvent struct {
 	ID, Type, Source, TenantID string
@@ -50,7 +57,7 @@ func oracle(raw []byte, cloud bool, lim Limits) (oracleEvent, bool) {
 		isNull := string(m.raw) == "null"
 		if !strings.Contains(known, " "+m.name+" ") || m.name == "" || strings.Contains(m.name, " ") {
 			others++
-			if cloud && (m.raw[0] == '{' || m.raw[0] == '[' || !regexp.MustCompile(`^[a-z0-9]+$`).MatchString(m.name)) {
+			if cloud && (m.raw[0] == '{' || m.raw[0] == '[' || !attributeName.MatchString(m.name)) {
 				return none, false
 			}
 			if !cloud || !isNull {
@@ -134,7 +141,7 @@ func oracleMembers(raw []byte) []oracleMember {
 // oracleTime reads a time with package time, which is laxer than RFC 3339 here
 // and there.
 func oracleTime(s string) (int64, bool) {
-	if !regexp.MustCompile(`^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$`).MatchString(s) {
+	if !rfc3339.MatchString(s) {
 		return 0, false
 	}
 	at, err := time.Parse(time.RFC3339Nano, strings.ToUpper(s))
@@ -149,7 +156,7 @@ func oracleTime(s string) (int64, bool) {
 
 // hasNUL reports whether a string of a well-formed text holds \u0000.
 func hasNUL(raw []byte) bool {
-	return regexp.MustCompile(`(^|[^\\])(\\\\)*\\u0000`).Match(raw)
+	return nulEscape.Match(raw)
 }
 
 // halfSurrogate reports whether a well-formed string has half a surrogate pair:
@@ -159,7 +166,7 @@ func halfSurrogate(raw []byte) bool {
 	if json.Unmarshal(raw, &s) != nil {
 		return false
 	}
-	written := strings.Count(string(raw), "\uFFFD") + len(regexp.MustCompile(`(?i)\\ufffd`).FindAll(bytes.ReplaceAll(raw, []byte(`\\`), nil), -1))
+	written := strings.Count(string(raw), "\uFFFD") + len(replacementEscape.FindAll(bytes.ReplaceAll(raw, []byte(`\\`), nil), -1))
 	return strings.Count(s, "\uFFFD") > written
 }
 
