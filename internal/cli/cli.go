@@ -48,7 +48,7 @@ type TokenRequest struct {
 	TTL time.Duration
 }
 
-// Deps is what the commands call. All of it is required.
+// Deps is what the commands call. All of it is required but where it says so.
 type Deps struct {
 	// Version is the version of the program.
 	Version string
@@ -62,6 +62,11 @@ type Deps struct {
 	// LockData takes the lock on a data directory, and fails clearly when a server
 	// holds it.
 	LockData func(dir string) (release func() error, err error)
+	// StorePosition returns the first sequence of a log (its id in hexadecimal)
+	// that the database in a data directory does not have, 0 if it has never seen
+	// that log. The caller holds the directory's lock. Nil means that nobody can
+	// tell; a repair of the log is then less exact.
+	StorePosition func(ctx context.Context, dataDir, logID string) (next uint64, err error)
 }
 
 // Stdio is what a command reads and writes.
@@ -129,7 +134,7 @@ It prints where it listens, a token to try it with, and a request to paste.`
 	})
 	root.AddCommand(
 		r.serveCommand(), r.tokenCommand(), r.keysCommand(), r.deadLettersCommand(),
-		r.configCommand(), r.loadCommand(), r.verifyCommand(), r.versionCommand(),
+		r.configCommand(), r.walCommand(), r.loadCommand(), r.verifyCommand(), r.versionCommand(),
 	)
 	return root
 }
