@@ -44,8 +44,11 @@ type EventsOptions struct {
 	EventsPerType int
 	// Retry sends a batch again, with the same ids, when it was refused, when its
 	// outcome is unknown or when the server cannot be reached. It waits as long as
-	// Retry-After says, otherwise 50 ms doubling to 1 s with jitter.
+	// Retry-After says, otherwise 50 ms doubling to RetryPause, with jitter.
 	Retry bool
+	// RetryPause is the longest pause between attempts when the server does not say
+	// how long to wait; default 1 s.
+	RetryPause time.Duration
 	// RetryFor bounds the retries of one batch; default 60 s.
 	RetryFor time.Duration
 	// Timeout bounds one attempt; default 30 s.
@@ -73,6 +76,9 @@ func (o *EventsOptions) setDefaults() {
 	if o.RetryFor == 0 {
 		o.RetryFor = time.Minute
 	}
+	if o.RetryPause == 0 {
+		o.RetryPause = time.Second
+	}
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second
 	}
@@ -98,6 +104,7 @@ func (o *EventsOptions) validate() error {
 	check(o.MaxBodyBytes >= 1000, "max body bytes %d: must be at least 1000", o.MaxBodyBytes)
 	check(o.EventsPerType >= 1, "events per type %d: must be at least 1", o.EventsPerType)
 	check(o.RetryFor > 0, "retry for %s: must be positive", o.RetryFor)
+	check(o.RetryPause >= time.Millisecond, "retry pause %s: must be at least 1ms", o.RetryPause)
 	check(o.Timeout > 0, "timeout %s: must be positive", o.Timeout)
 	check(!strings.ContainsAny(o.Token, "\r\n"), "token: must be one line")
 	return errors.Join(errs...)
@@ -345,7 +352,7 @@ func (g *generator) nextBatch(ctx context.Context, due <-chan int) (k int, inten
 // stands.
 func (g *generator) deliver(ctx context.Context, c *conn, r *request, request []byte) result {
 	began := time.Now()
-	pause := 50 * time.Millisecond
+	pause := min(50*time.Millisecond, g.o.RetryPause)
 	doubtful := false // an earlier attempt may have been stored
 	for attempts := 1; ; attempts++ {
 		a, err := c.roundTrip(ctx, request, g.o.Timeout)
@@ -364,7 +371,7 @@ func (g *generator) deliver(ctx context.Context, c *conn, r *request, request []
 			if a.retryAfter > 0 && err == nil {
 				delay = a.retryAfter
 			}
-			pause = min(2*pause, time.Second)
+			pause = min(2*pause, g.o.RetryPause)
 			if time.Since(began)+delay < g.o.RetryFor && wait(ctx, delay) {
 				continue
 			}

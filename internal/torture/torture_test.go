@@ -37,10 +37,11 @@ func setting(t *testing.T, name string, preset int) int {
 
 // writer is one client that keeps sending until all it sent was acknowledged.
 type writer struct {
-	batch, rate int
-	file        string
-	report      load.Report
-	err         error
+	batch  int
+	rate   int // events a second, 0 for a closed loop
+	file   string
+	report load.Report
+	err    error
 }
 
 // stage is one data directory with the processes that run on it one after the
@@ -71,7 +72,9 @@ func newStage(ctx context.Context, t *testing.T, seed uint64) *stage {
 	if s.token, err = blackbox.Token(ctx, binary, s.o.Data); err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range []writer{{batch: 1, rate: 100}, {batch: 17, rate: 1000}, {batch: 100, rate: 3000}} {
+	// The first is a closed loop, so that something is always under way when the
+	// process is killed.
+	for _, w := range []writer{{batch: 1, rate: 0}, {batch: 17, rate: 1000}, {batch: 100, rate: 4000}} {
 		w.file = filepath.Join(dir, fmt.Sprintf("acked-%d", w.batch))
 		s.writers = append(s.writers, &w)
 	}
@@ -100,7 +103,7 @@ func (s *stage) ready(ctx context.Context, t *testing.T, server *blackbox.Server
 func (s *stage) send(ctx context.Context, w *writer) {
 	w.report, w.err = load.Events(ctx, load.EventsOptions{
 		URL: "http://" + s.o.Listen, Token: s.token, Rate: w.rate, Batch: w.batch, Connections: 4,
-		Duration: 24 * time.Hour, Retry: true, RetryFor: time.Hour, Timeout: 10 * time.Second, AckedFile: w.file,
+		Duration: 24 * time.Hour, Retry: true, RetryFor: time.Hour, RetryPause: 20 * time.Millisecond, Timeout: 10 * time.Second, AckedFile: w.file,
 	})
 }
 
