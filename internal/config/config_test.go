@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -393,5 +394,39 @@ func TestAnEmptyFileIsTheDefaults(t *testing.T) {
 		if diff := cmp.Diff(Default(), cfg); diff != "" {
 			t.Errorf("%q (-default +got):\n%s", text, diff)
 		}
+	}
+}
+
+// TestTheDocumentationNamesKeysThatExist finds what looks like a key in the pages
+// written by hand.
+func TestTheDocumentationNamesKeysThatExist(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	schema := newSchema()
+	pattern := regexp.MustCompile("`((?:http|admin|log|tracing|auth|events|deadLetters|hooks)(?:\\.[a-zA-Z<>]+)+)")
+	found := 0
+	for _, page := range append(pages, "../../README.md") {
+		text, err := os.ReadFile(page)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range pattern.FindAllStringSubmatch(string(text), -1) {
+			path := m[1]
+			if ext := filepath.Ext(path); ext == ".db" || ext == ".go" || ext == ".md" {
+				continue
+			}
+			found++
+			if !schema.isSection(path) && schema.unknown(path) != "" {
+				t.Errorf("%s names %s: %s", page, path, schema.unknown(path))
+			}
+		}
+	}
+	if found < 40 {
+		t.Errorf("found %d keys only: does the pattern still match?", found)
 	}
 }

@@ -274,6 +274,15 @@ func (v *validator) events(c *Config) {
 		v.add("events.segmentBytes", e.SegmentBytes.String(),
 			"it is more than half of events.backlogMaxBytes (%s), so the log could never give space back in time; make it smaller", e.BacklogMaxBytes)
 	}
+	const block = 4 * KiB
+	if e.SegmentBytes%block != 0 {
+		v.add("events.segmentBytes", e.SegmentBytes.String(), "it is not a whole number of disk blocks of 4KiB; write one such as 64MiB")
+	}
+	// A quarter of a segment bounds one record of the log, and a record is a body
+	// and what is noted about each of its events.
+	if e.SegmentBytes/8 < e.MaxBodyBytes && v.good("events.maxBodyBytes") {
+		v.add("events.segmentBytes", e.SegmentBytes.String(), "it is less than eight times events.maxBodyBytes (%s); make it bigger", e.MaxBodyBytes)
+	}
 	if e.Dedupe.Mode == "exact" && e.RetentionDays > 0 && e.Dedupe.ExactDays > e.RetentionDays && v.good("events.retentionDays") {
 		v.add("events.dedupe.exactDays", strconv.Itoa(e.Dedupe.ExactDays),
 			"it is more than events.retentionDays (%d), and what is gone cannot be recognised; make it smaller", e.RetentionDays)
