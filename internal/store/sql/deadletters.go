@@ -1,0 +1,244 @@
+package sql
+
+import (
+	"context"
+	stdsql "database/sql"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"strings"
+	"time"
+
+	"millrace/internal/deadletter"
+)
+
+// The statements of dead letters. A filter that is not set is passed as the empty
+// string, and bounds that are not set as the ends of the range.
+const (
+	addLetter = `INSERT INTO dead_letters (tenant_id, id, kind, reason, source, type, event_id, batch_id, received_ns, attempts, last_attempt_ns, truncated, payload)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+ON CONFLICT (tenant_id, id) DO NOTHING`
+
+	listLetters = `SELECT tenant_id, id, kind, reason, source, type, event_id, batch_id, received_ns, attempts, last_attempt_ns, truncated, payload
+FROM dead_letters
+WHERE tenant_id = $1 AND ($2 = '' OR kind = $2) AND ($3 = '' OR type = $3)
+  AND received_ns >= $4 AND received_ns < $5 AND (received_ns, id) < ($6, $7)
+ORDER BY received_ns DESC, id DESC LIMIT $8`
+
+	getLetter = `SELECT tenant_id, id, kind, reason, source, type, event_id, batch_id, received_ns, attempts, last_attempt_ns, truncated, payload
+FROM dead_letters WHERE tenant_id = $1 AND id = $2`
+
+	deleteLetter = `DELETE FROM dead_letters WHERE tenant_id = $1 AND id = $2`
+
+	recordAttempt = `UPDATE dead_letters SET attempts = attempts + 1, last_attempt_ns = $1, reason = $2
+WHERE tenant_id = $3 AND id = $4`
+
+	countLetters = `SELECT kind, count(*) FROM dead_letters GROUP BY kind`
+
+	dropLetters = `DELETE FROM dead_letters WHERE (tenant_id, id) IN
+(SELECT tenant_id, id FROM dead_letters WHERE received_ns < $1 ORDER BY received_ns LIMIT $2)`
+)
+
+// maxListBytes bounds the payloads of one page; the cursor goes on from there. A
+// page has at least one letter, however large.
+const maxListBytes = 8 << 20
+
+// DeadLetters is the deadletter.Store of a SQL database.
+type DeadLetters struct{ write, read *stdsql.DB }
+
+var _ deadletter.Store = (*DeadLetters)(nil)
+
+// NewDeadLetters returns the dead letters of a database.
+func NewDeadLetters(write, read *stdsql.DB) *DeadLetters {
+	return &DeadLetters{write: write, read: read}
+}
+
+// Add writes the letters. See deadletter.Store.
+func (s *DeadLetters) Add(ctx context.Context, letters []deadletter.Letter) error {
+	if len(letters) == 0 {
+		return nil
+	}
+	tx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return in("add dead letters", err)
+	}
+	defer tx.Rollback() // does nothing after the commit
+	stmt, err := tx.PrepareContext(ctx, addLetter)
+	if err != nil {
+		return in("add dead letters", err)
+	}
+	defer stmt.Close()
+	for i := range letters {
+		l := &letters[i]
+		payload := l.Payload
+		if payload == nil {
+			payload = []byte{}
+		}
+		if _, err := stmt.ExecContext(ctx, l.TenantID, l.ID, string(l.Kind), readable(l.Reason), readable(l.Source), readable(l.Type),
+			readable(l.EventID), readable(l.BatchID),
+			nanos(l.ReceivedAt), l.Attempts, nanos(l.LastAttemptAt), number(l.Truncated), payload); err != nil {
+			return in("add dead letter "+l.ID, err)
+		}
+	}
+	return in("add dead letters", tx.Commit())
+}
+
+// List returns letters newest first. See deadletter.Store.
+func (s *DeadLetters) List(ctx context.Context, f deadletter.Filter, limit int, cursor string) ([]deadletter.Letter, string, error) {
+	if limit < 1 {
+		return nil, "", fmt.Errorf("list dead letters: the limit is %d; ask for at least 1", limit)
+	}
+	before := letterCursor{receivedNs: math.MaxInt64}
+	if cursor != "" {
+		var err error
+		if before, err = parseLetterCursor(cursor); err != nil {
+			return nil, "", err
+		}
+	}
+	rows, err := s.read.QueryContext(ctx, listLetters, f.TenantID, string(f.Kind), f.Type,
+		bound(f.From, math.MinInt64), bound(f.To, math.MaxInt64), before.receivedNs, before.id, limit+1)
+	if err != nil {
+		return nil, "", in("list dead letters", err)
+	}
+	defer rows.Close()
+	var letters []deadletter.Letter
+	bytes := 0
+	for rows.Next() {
+		if len(letters) >= limit || bytes >= maxListBytes {
+			last := &letters[len(letters)-1]
+			return letters, letterCursor{receivedNs: nanos(last.ReceivedAt), id: last.ID}.String(), nil
+		}
+		l, err := scanLetter(rows)
+		if err != nil {
+			return nil, "", in("list dead letters", err)
+		}
+		letters = append(letters, l)
+		bytes += len(l.Payload)
+	}
+	return letters, "", in("list dead letters", rows.Err())
+}
+
+// Get returns one letter. See deadletter.Store.
+func (s *DeadLetters) Get(ctx context.Context, tenantID, id string) (deadletter.Letter, error) {
+	l, err := scanLetter(s.read.QueryRowContext(ctx, getLetter, tenantID, id))
+	if noRows(err) {
+		return deadletter.Letter{}, deadletter.ErrNotFound
+	}
+	return l, in("read a dead letter", err)
+}
+
+// Delete removes one letter. See deadletter.Store.
+func (s *DeadLetters) Delete(ctx context.Context, tenantID, id string) error {
+	return s.change(ctx, "delete a dead letter", deleteLetter, tenantID, id)
+}
+
+// RecordAttempt counts a failed redrive. See deadletter.Store.
+func (s *DeadLetters) RecordAttempt(ctx context.Context, tenantID, id string, at time.Time, reason string) error {
+	return s.change(ctx, "record a redrive", recordAttempt, nanos(at), reason, tenantID, id)
+}
+
+// change runs a statement that changes one letter.
+func (s *DeadLetters) change(ctx context.Context, doing, statement string, args ...any) error {
+	ok, err := one(s.write.ExecContext(ctx, statement, args...))
+	switch {
+	case err != nil:
+		return in(doing, err)
+	case !ok:
+		return deadletter.ErrNotFound
+	}
+	return nil
+}
+
+// Count returns the number of letters by kind. See deadletter.Store.
+func (s *DeadLetters) Count(ctx context.Context) (map[deadletter.Kind]int64, error) {
+	rows, err := s.read.QueryContext(ctx, countLetters)
+	if err != nil {
+		return nil, in("count dead letters", err)
+	}
+	defer rows.Close()
+	counts := map[deadletter.Kind]int64{}
+	for rows.Next() {
+		var kind string
+		var n int64
+		if err := rows.Scan(&kind, &n); err != nil {
+			return nil, in("count dead letters", err)
+		}
+		counts[deadletter.Kind(kind)] = n
+	}
+	return counts, in("count dead letters", rows.Err())
+}
+
+// DropBefore removes old letters. See deadletter.Store.
+func (s *DeadLetters) DropBefore(ctx context.Context, t time.Time, limit int) (int, error) {
+	if limit < 1 {
+		return 0, fmt.Errorf("drop dead letters: the limit is %d; allow at least 1", limit)
+	}
+	r, err := s.write.ExecContext(ctx, dropLetters, bound(t, math.MinInt64), limit)
+	if err != nil {
+		return 0, in("drop dead letters", err)
+	}
+	n, err := r.RowsAffected()
+	return int(n), in("drop dead letters", err)
+}
+
+func scanLetter(row interface{ Scan(...any) error }) (deadletter.Letter, error) {
+	var l deadletter.Letter
+	var kind string
+	var received, lastAttempt, truncated int64
+	err := row.Scan(&l.TenantID, &l.ID, &kind, &l.Reason, &l.Source, &l.Type, &l.EventID, &l.BatchID,
+		&received, &l.Attempts, &lastAttempt, &truncated, &l.Payload)
+	l.Kind = deadletter.Kind(kind)
+	l.ReceivedAt, l.LastAttemptAt, l.Truncated = timeOf(received), timeOf(lastAttempt), truncated != 0
+	return l, err
+}
+
+// readable returns text that every database takes: dead letters are where broken
+// text ends up, and the payload keeps it as it was.
+func readable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+func number(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// letterCursor is the place right behind a letter, in the order of List.
+type letterCursor struct {
+	receivedNs int64
+	id         string
+}
+
+// A cursor's text is base64url of version, time, id and a checksum, which tells a
+// cursor from a guess; it keeps no secret.
+const (
+	letterCursorVersion  = 1
+	letterCursorMaxBytes = 1 << 10
+)
+
+func (c letterCursor) String() string {
+	b := []byte{letterCursorVersion}
+	b = binary.BigEndian.AppendUint64(b, uint64(c.receivedNs))
+	b = append(b, c.id...)
+	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func parseLetterCursor(s string) (letterCursor, error) {
+	if len(s) > letterCursorMaxBytes {
+		return letterCursor{}, deadletter.ErrBadCursor
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil || len(b) < 1+8+4 || b[0] != letterCursorVersion {
+		return letterCursor{}, deadletter.ErrBadCursor
+	}
+	body, sum := b[:len(b)-4], b[len(b)-4:]
+	if crc32.ChecksumIEEE(body) != binary.BigEndian.Uint32(sum) {
+		return letterCursor{}, deadletter.ErrBadCursor
+	}
+	return letterCursor{receivedNs: int64(binary.BigEndian.Uint64(body[1:])), id: string(body[9:])}, nil
+}

@@ -1,0 +1,89 @@
+// Package sql has the stores whose statements are the same on every SQL database
+// Millrace runs on: dead letters and API keys. The adapters of each database
+// hand it their connections.
+//
+// Conventions of a shared statement. Parameters are $1, $2, … in order of first
+// appearance, which SQLite and PostgreSQL both understand. Times are arguments,
+// never the database's clock, and are kept as Unix nanoseconds in 64-bit integers,
+// 0 meaning none. Lists are JSON as text. Every statement is a constant and
+// listed in Statements, so that a test can prepare them all on each database.
+//
+// Concurrency: everything exported is safe for concurrent use. A store writes
+// through one pool and reads through another, which may be the same: SQLite has
+// one writer, and giving it one connection makes callers queue in Go instead of
+// polling for the lock. The pools belong to the caller, who closes them.
+package sql
+
+import (
+	stdsql "database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+)
+
+// Statements returns every shared statement by its name.
+func Statements() map[string]string {
+	return map[string]string{
+		"dead letter: add":            addLetter,
+		"dead letter: list":           listLetters,
+		"dead letter: get":            getLetter,
+		"dead letter: delete":         deleteLetter,
+		"dead letter: record attempt": recordAttempt,
+		"dead letter: count":          countLetters,
+		"dead letter: drop":           dropLetters,
+		"API key: insert":             insertKey,
+		"API key: by id":              keyByID,
+		"API key: list":               listKeys,
+		"API key: revoke":             revokeKey,
+	}
+}
+
+// nanos returns t in Unix nanoseconds, 0 if t is zero.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+// timeOf is the inverse of nanos.
+func timeOf(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
+}
+
+// bound returns t in Unix nanoseconds, otherwise if t is zero; a time beyond what
+// 64 bits can hold becomes the nearest they can.
+func bound(t time.Time, otherwise int64) int64 {
+	switch {
+	case t.IsZero():
+		return otherwise
+	case t.Before(time.Unix(0, math.MinInt64)):
+		return math.MinInt64
+	case t.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
+	}
+	return t.UnixNano()
+}
+
+// one says whether a statement changed a row.
+func one(r stdsql.Result, err error) (bool, error) {
+	if err != nil {
+		return false, err
+	}
+	n, err := r.RowsAffected()
+	return n > 0, err
+}
+
+// in names what was being done when err happened; nil stays nil.
+func in(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+func noRows(err error) bool { return errors.Is(err, stdsql.ErrNoRows) }

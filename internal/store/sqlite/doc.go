@@ -1,0 +1,32 @@
+// Package sqlite is the embedded store: it keeps events, dead letters and API
+// keys in SQLite files below one directory and needs no server.
+//
+// Files. DIR/millrace.db has the dead letters and API keys. DIR/events has one
+// file per UTC day of receipt, such as 2026-11-22.db, with that day's events,
+// their rollups and the position of the log they came from, so that a commit is
+// one file's and retention is an unlink. All are plain SQLite databases in WAL
+// mode with synchronous=FULL: what Append, Add, Insert, … returned without an
+// error survives a crash and a power cut.
+//
+// Event rows are appended in order of receipt to a rowid table. There is no
+// b-tree over their ids or types: keys that arrive at random touch a different
+// page with every row, and throughput collapses when such a tree outgrows the
+// cache. Two small indexes, kept per chunk of 65,536 events, take their place:
+// event_ids has the hashes of a chunk's events packed into 256 buckets, and
+// presence says which 1,024-event blocks have a tenant or a type. A look-up by
+// id probes one bucket per chunk, newest first; a filtered query reads only the
+// blocks that have something for it.
+//
+// Concurrency. A day file has one writer, which Append opens and keeps, and a
+// small pool of reading connections. Queries of all files see one snapshot: the
+// last sequence of each file is published after its commit, and a query reads
+// none beyond those it saw published when it began. At most Options.MaxOpenDays
+// files have readers open; they are closed least recently used first.
+// Retention waits for a file's readers before it removes it. The store assumes
+// that it is the only process that writes these files; whoever opens it holds a
+// lock on the directory.
+//
+// Lifecycle. Open migrates every file to the newest schema, or refuses when a
+// file is of a newer program that this one cannot serve. Nothing runs in the
+// background: checkpoints happen within Append. Close waits for calls under way.
+package sqlite

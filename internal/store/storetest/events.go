@@ -1,0 +1,55 @@
+package storetest
+
+import "testing"
+
+// Events runs the conformance suite of event.Store.
+func Events(t *testing.T, fresh EventsFactory) {
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, *EventsHarness)
+	}{
+		{"a new store is empty and knows no log", newStoreIsEmpty},
+		{"every field comes back as it went in", fieldsComeBack},
+		{"the position is compared and set", positionIsComparedAndSet},
+		{"an empty batch moves the position", emptyBatchMovesPosition},
+		{"logs do not disturb each other", logsAreIndependent},
+		{"a batch that breaks the contract is refused and changes nothing", badBatchIsRefused},
+		{"a row with data no database takes is ErrData and changes nothing", badDataIsRefused},
+		{"a cancelled append leaves nothing", cancelledAppendLeavesNothing},
+
+		{"a lost reply shows in the position", lostReplyShowsInPosition},
+		{"a store that is opened again has everything", reopenKeepsEverything},
+		{"a crash loses nothing that was answered", crashLosesNothing},
+		{"a full disk passes", fullDiskPasses},
+
+		{"exact mode leaves out what a batch repeats", exactWithinBatch},
+		{"exact mode leaves out what other batches stored", exactAcrossBatches},
+		{"exact mode forgets after its days", exactAcrossDays},
+
+		{"queries filter by type and time", queriesFilter},
+		{"queries agree with a model of random batches", queriesAgreeWithModel},
+		{"paging back has no gaps or doubles while rows arrive", pagingWhileRowsArrive},
+		{"a tail sees every event once, in order, across midnight", tailSeesEverything},
+		{"large payloads take more pages, and all come", largePayloadsPage},
+		{"a rare type is found among many events", rareTypeIsFound},
+		{"a cursor that is not ours is refused", badCursorIsRefused},
+		{"a query whose caller left ends", cancelledQueryEnds},
+
+		{"an event is found by its id", eventByID},
+		{"the newest event of an id wins", newestOfAnID},
+		{"no tenant sees another's events", tenantsAreIsolated},
+
+		{"rollups add up", rollupsAddUp},
+		{"stats respect their bounds", statsRespectBounds},
+		{"recent hashes come oldest first", recentHashes},
+		{"recent hashes stop when told", recentHashesStop},
+		{"the newest time of receipt is known", lastReceived},
+
+		{"retention removes whole days", retentionRemovesDays},
+		{"retention keeps the days that hold a position", retentionKeepsPositions},
+		{"retention waits for readers", retentionWaitsForReaders},
+		{"readers and an appender do not disturb each other", readersWhileAppending},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
+	}
+}
