@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -76,16 +75,18 @@ func Repair(fsys vfs.FS, dir string, o RepairOptions) (RepairReport, error) {
 
 // plan is the log as it will be.
 type plan struct {
-	v         *logView
-	segments  []*plannedSegment
-	meta      bool // a meta file is to be written
-	spares    []string
-	remove    []string // segments without an intact frame
-	report    RepairReport
-	stamp     string // makes names in the quarantine unique
-	lastSeen  int64  // time of receipt of the newest frame so far
-	nextKnown bool
-	next      uint64
+	v             *logView
+	storePosition uint64
+	stamp         string // makes names in the quarantine unique
+	writeMeta     bool
+	segments      []*plannedSegment
+	remove        []string // files to be taken out
+	report        RepairReport
+
+	// While the plan is made: where it has got to.
+	anchored bool   // next is known
+	next     uint64 // sequence that comes next
+	received int64  // time of receipt of the newest frame
 }
 
 // plannedSegment is a segment as it will be: intact frames of a file, and gaps.
@@ -95,52 +96,47 @@ type plannedSegment struct {
 	exists     bool
 	sizeBytes  int64
 	frames     []plannedFrame
-	following  uint64 // generation its seal will name, 0 for the last segment
+	following  uint64 // generation its seal names, 0 without a seal
+	endsAt     uint64 // where its seal or closing frame says that it ends, or 0
+	next       uint64 // sequence that comes after it, as planned
 	changed    bool
 }
 
-// plannedFrame is a frame to be copied from the old file, or a gap.
+// plannedFrame is a frame to be copied from the old file, or a new gap.
 type plannedFrame struct {
 	header
-	offset int64 // in the old file; not used for gaps that are new
+	offset int64 // in the old file
 	isNew  bool
 }
 
 func makePlan(fsys vfs.FS, v *logView, o RepairOptions) (*plan, error) {
-	p := &plan{v: v, stamp: o.Now().UTC().Format("20060102T150405.000000000Z")}
+	p := &plan{v: v, storePosition: o.StorePosition, stamp: o.Now().UTC().Format("20060102T150405.000000000Z")}
 	p.report.Damage = v.damage
 	if !v.hasMeta {
-		p.meta = true
+		p.writeMeta = true
 		p.step("write a new meta file with the log's id %s", hex.EncodeToString(v.id[:]))
 	}
-	if o.StorePosition > 0 {
-		// Everything from here on must be in the log or in a gap.
-		p.next, p.nextKnown = o.StorePosition, true
-	}
-	first := true
-	var last *segmentScan
 	if v.chain != nil {
-		last = v.chain.tail()
-		for _, s := range v.chain.scans {
+		for i, s := range v.chain.scans {
 			ps, err := salvage(fsys, s, v.id)
 			if err != nil {
 				return nil, err
 			}
-			if len(ps.frames) > 0 && first {
-				first = false
-				if !p.nextKnown || p.next >= ps.frames[0].first {
-					p.next, p.nextKnown = ps.frames[0].first, true
-				}
-			}
-			p.addSegment(ps, s == last)
+			p.addSegment(ps, i == len(v.chain.scans)-1)
 		}
 	}
-	p.endPlan(last, o)
-	if len(p.report.Damage) > 0 {
+	p.planEnd()
+	for _, s := range p.segments {
+		if s.changed && s.exists {
+			p.step("copy %s to the quarantine and rebuild it from its intact frames", path.Base(s.file))
+		} else if s.changed {
+			p.step("make %s", path.Base(s.file))
+		}
+	}
+	if len(v.damage) > 0 {
 		// A spare may hold frames of a segment whose name was lost.
 		for _, n := range numberedNames(v.names, sparePrefix, spareName) {
-			p.spares = append(p.spares, path.Join(v.dir, spareName(n)))
-			p.step("put the spare segment %s aside", spareName(n))
+			p.takeOut(path.Join(v.dir, spareName(n)), "it may hold stray frames")
 		}
 	}
 	return p, nil
@@ -148,6 +144,11 @@ func makePlan(fsys vfs.FS, v *logView, o RepairOptions) (*plan, error) {
 
 func (p *plan) step(format string, args ...any) {
 	p.report.Steps = append(p.report.Steps, fmt.Sprintf(format, args...))
+}
+
+func (p *plan) takeOut(name, reason string) {
+	p.remove = append(p.remove, name)
+	p.step("move %s to the quarantine, %s", path.Base(name), reason)
 }
 
 // salvage finds the intact frames of a segment, wherever they are.
@@ -160,59 +161,58 @@ func salvage(fsys vfs.FS, s *segmentScan, id ID) (*plannedSegment, error) {
 	defer f.Close()
 	var w window
 	w.reset(f, s.sizeBytes)
-	for off, next := int64(0), uint64(0); ; {
+	ours := func(h header) bool { return h.id == id && h.generation == s.generation }
+	for off := int64(0); ps.following == 0; {
 		h, payload, err := w.frameAt(off, id, s.generation)
-		if err == nil && h.first < next {
-			err = badFrame("the frame repeats older records")
-		}
 		var bad badFrame
 		if errors.As(err, &bad) {
-			off, _, err = w.findHeader(off+1, func(h header) bool { return h.id == id && h.generation == s.generation })
-			if err == nil && off < 0 {
+			if off, _, err = w.findHeader(off+1, ours); err == nil && off < 0 {
 				return ps, nil
 			}
-			ps.changed = true // bytes that are no frame stand before the next frame
+			ps.changed = true // something that is no frame stands before the next frame
+			if err == nil {
+				continue
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("wal: read %s: %w", s.file, err)
 		}
-		if bad != "" {
-			continue
-		}
-		if h.kind == frameSeal {
+		switch h.kind {
+		case frameSeal:
 			ps.following = leUint64(payload)
-			return ps, nil
-		}
-		if h.kind == frameData || h.kind == frameGap {
+			ps.endsAt = max(ps.endsAt, h.first)
+		case frameClose:
+			ps.endsAt = max(ps.endsAt, h.first)
+		default:
 			ps.frames = append(ps.frames, plannedFrame{header: h, offset: off})
 		}
-		next = h.next()
 		off += h.bytes()
 	}
+	return ps, nil
 }
 
 // addSegment appends a salvaged segment to the plan, with gaps where sequences are
 // missing.
 func (p *plan) addSegment(ps *plannedSegment, isLast bool) {
-	if len(ps.frames) == 0 && !isLast {
-		p.remove = append(p.remove, ps.file)
-		p.step("take %s out, it has no intact record", path.Base(ps.file))
+	if len(ps.frames) == 0 && ps.endsAt == 0 && !isLast {
+		p.takeOut(ps.file, "it has no intact frame")
 		return
 	}
-	var frames []plannedFrame
-	for _, f := range ps.frames {
-		switch {
-		case f.first > p.next:
-			frames = append(frames, p.gap(p.next, f.first, false))
+	salvaged := ps.frames
+	ps.frames = nil
+	for _, f := range salvaged {
+		p.reach(ps, f.first)
+		if f.first < p.next { // a copy of what came before
 			ps.changed = true
-		case f.first < p.next:
-			ps.changed = true // a copy of what came before
 			continue
 		}
-		frames = append(frames, f)
-		p.next, p.lastSeen = f.next(), f.received
+		ps.frames = append(ps.frames, f)
+		p.next, p.received = f.next(), f.received
 	}
-	ps.frames = frames
+	if ps.endsAt > 0 {
+		p.reach(ps, ps.endsAt)
+	}
+	ps.next = p.next
 	if n := len(p.segments); n > 0 {
 		before := p.segments[n-1]
 		before.changed = before.changed || before.following != ps.generation
@@ -221,59 +221,65 @@ func (p *plan) addSegment(ps *plannedSegment, isLast bool) {
 	p.segments = append(p.segments, ps)
 }
 
-func (p *plan) gap(from, upTo uint64, open bool) plannedFrame {
-	p.report.Lost = append(p.report.Lost, Gap{From: from, UpTo: upTo, Open: open})
-	return plannedFrame{header: header{kind: frameGap, first: from, count: upTo - from, received: p.lastSeen}, isNew: true}
+// reach puts a gap at the end of a segment if the sequence that comes next is not
+// there yet. The first sequence there is may be later than where the store stands:
+// then the log begins with a gap.
+func (p *plan) reach(ps *plannedSegment, seq uint64) {
+	if !p.anchored {
+		p.anchored, p.next = true, seq
+		if p.storePosition > 0 {
+			p.next = min(seq, p.storePosition)
+		}
+	}
+	if seq > p.next {
+		p.addGap(ps, seq, false)
+	}
 }
 
-// endPlan sees to the end of the last segment: where the log goes on.
-func (p *plan) endPlan(last *segmentScan, o RepairOptions) {
+// addGap ends a segment with a gap up to a sequence. What the store has is not
+// reported as lost.
+func (p *plan) addGap(ps *plannedSegment, upTo uint64, open bool) {
+	if upTo > p.next {
+		ps.frames = append(ps.frames, plannedFrame{isNew: true,
+			header: header{kind: frameGap, first: p.next, count: upTo - p.next, received: p.received}})
+		ps.changed = true
+	}
+	if lost := max(p.next, p.storePosition); lost < upTo || open {
+		g := Gap{From: lost, UpTo: upTo, Open: open}
+		p.report.Lost = append(p.report.Lost, g)
+		p.step("note in the log that it has lost %v", g)
+	}
+	p.next = upTo
+}
+
+// planEnd decides where the log goes on.
+func (p *plan) planEnd() {
 	if len(p.segments) == 0 {
 		p.segments = append(p.segments, &plannedSegment{generation: 1, file: path.Join(p.v.dir, segmentName(1)), changed: true})
 	}
 	tail := p.segments[len(p.segments)-1]
-	// Records are missing at the end if the last segment names another, or if not
-	// one frame tells the next sequence, other than in a log just born.
-	empty := len(p.segments) == 1 && len(tail.frames) == 0 && (last == nil || last.frames == 0)
-	missing := tail.following != 0 || (empty && len(p.v.damage) > 0)
-	tail.changed = tail.changed || tail.following != 0
-	tail.following = 0
-	from := max(p.next, 1)
-	if empty {
-		from = 1
+	// The end is missing if the last segment names another one, or if nothing at
+	// all tells the next sequence of a log that is not new.
+	missing := tail.following != 0 || (!p.anchored && len(p.v.damage) > 0)
+	if tail.following != 0 {
+		tail.following, tail.changed = 0, true
 	}
-	if last != nil && last.frames > 0 {
-		from = max(from, last.next) // a close frame may stand behind lost records
+	if !p.anchored {
+		p.anchored, p.next = true, 1
 	}
-	if !p.nextKnown {
-		p.next = from
+	upTo := max(p.next, p.storePosition)
+	if missing && p.storePosition == 0 {
+		upTo += unknownLoss
 	}
-	upTo := max(from, o.StorePosition)
-	if missing && o.StorePosition == 0 {
-		upTo = from + unknownLoss
+	if missing || upTo > p.next {
+		p.addGap(tail, upTo, missing)
 	}
-	if start := min(from, max(p.next, 1)); upTo > start && (!empty || missing || o.StorePosition > 1) {
-		if empty {
-			start = 1
-		}
-		tail.frames = append(tail.frames, p.gap(start, upTo, missing))
-		tail.changed = true
-	}
-	p.next = max(upTo, p.next)
-	for _, s := range p.segments {
-		if s.changed {
-			p.step("copy %s to the quarantine and rebuild it from its %d intact frames", path.Base(s.file), len(s.frames))
-		}
-	}
-	for _, g := range p.report.Lost {
-		p.step("note in the log that it has lost %v", g)
-	}
-	p.report.Next = p.next
-	p.report.First = p.next
+	tail.next = p.next
+	p.report.First, p.report.Next = p.next, p.next
 	for _, s := range p.segments {
 		if len(s.frames) > 0 {
 			p.report.First = s.frames[0].first
-			break
+			return
 		}
 	}
 }
@@ -285,7 +291,7 @@ func (p *plan) execute(fsys vfs.FS, o RepairOptions) error {
 	if err := makeDir(fsys, quarantine); err != nil {
 		return fmt.Errorf("wal: make the quarantine: %w", err)
 	}
-	if p.meta {
+	if p.writeMeta {
 		if err := p.keepMeta(fsys); err != nil {
 			return err
 		}
@@ -306,7 +312,7 @@ func (p *plan) execute(fsys vfs.FS, o RepairOptions) error {
 			return fmt.Errorf("wal: rebuild %s: %w", s.file, err)
 		}
 	}
-	for _, name := range append(p.remove, p.spares...) {
+	for _, name := range p.remove {
 		err := p.quarantine(fsys, name)
 		if err == nil {
 			err = fsys.Remove(name)
@@ -392,7 +398,7 @@ func (p *plan) rebuild(fsys vfs.FS, s *plannedSegment) error {
 		return err
 	}
 	err = p.writeSegment(f, old, s)
-	if err == nil {
+	if err == nil && s.sizeBytes > 0 {
 		err = f.Allocate(s.sizeBytes)
 	}
 	if err == nil {
@@ -417,7 +423,7 @@ func (p *plan) writeSegment(to, old vfs.File, s *plannedSegment) error {
 		off += int64(len(b))
 		return err
 	}
-	next, received := p.next, p.lastSeen
+	received := p.received
 	for _, f := range s.frames {
 		b := bareFrame(frameGap, p.v.id, s.generation, f.first, f.count, f.received)
 		if !f.isNew {
@@ -426,17 +432,17 @@ func (p *plan) writeSegment(to, old vfs.File, s *plannedSegment) error {
 			if n, err := old.ReadAt(b, f.offset); int64(n) < headerBytes+int64(f.payload) {
 				return errors.Join(errors.New("an intact frame cannot be read again"), err)
 			}
-			if h, err := decodeHeader(b); err != nil || h != f.header || !bytes.Equal(b[:8], []byte(magic)) {
+			if h, err := decodeHeader(b); err != nil || h != f.header {
 				return errors.New("a frame has changed while the repair was running")
 			}
 		}
 		if err := put(b); err != nil {
 			return err
 		}
-		next, received = f.next(), f.received
+		received = f.received
 	}
-	if s.following == 0 {
-		return nil
+	if s.following == 0 { // the log's end; it tells the next sequence even if nothing else does
+		return put(bareFrame(frameClose, p.v.id, s.generation, s.next, 0, received))
 	}
-	return put(sealFrame(p.v.id, s.generation, next, s.following, received))
+	return put(sealFrame(p.v.id, s.generation, s.next, s.following, received))
 }

@@ -1,0 +1,439 @@
+package wal_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"millrace/internal/wal"
+	"millrace/internal/wal/vfs/faultfs"
+)
+
+const logDir = "data/wal"
+
+// smallOptions make segments that a test can fill.
+func smallOptions(fs *faultfs.FS) wal.Options {
+	return wal.Options{Dir: logDir, FS: fs, SegmentBytes: 16 << 10, MaxFrameBytes: 4 << 10, MaxRecordBytes: 4 << 10, ReserveBytes: 1}
+}
+
+func mustOpen(t testing.TB, o wal.Options) *wal.Log {
+	t.Helper()
+	l, err := wal.Open(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+func mustAppend(t testing.TB, l *wal.Log, rec string) wal.Position {
+	t.Helper()
+	pos, err := l.Append([]byte(rec))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pos
+}
+
+// record is the content of the record with a sequence.
+func record(seq uint64) string {
+	return fmt.Sprintf("%d:%s", seq, strings.Repeat("r", int(seq*37%1500)))
+}
+
+// writtenLog returns a file system with a log of n records, one a frame.
+func writtenLog(t testing.TB, n int, closed bool) *faultfs.FS {
+	t.Helper()
+	fs := faultfs.New(1)
+	l := mustOpen(t, smallOptions(fs))
+	for i := range n {
+		mustAppend(t, l, record(uint64(i+1)))
+	}
+	if closed {
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fs.Kill()
+}
+
+// wantRecords is what a log of the records [from, upTo) should have.
+func wantRecords(from, upTo uint64) map[uint64]string {
+	want := map[uint64]string{}
+	for seq := from; seq < upTo; seq++ {
+		want[seq] = record(seq)
+	}
+	return want
+}
+
+func inspect(t testing.TB, fs *faultfs.FS) wal.Report {
+	t.Helper()
+	r, err := wal.Inspect(fs, logDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// listing returns every file's content.
+func listing(t testing.TB, fs *faultfs.FS) map[string]string {
+	t.Helper()
+	names, err := fs.List(logDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{}
+	for _, n := range names {
+		if b, err := fs.Content(path.Join(logDir, n)); err == nil {
+			files[n] = string(b)
+		}
+	}
+	return files
+}
+
+func TestATornTailIsCutAtEveryOffset(t *testing.T) {
+	fs := writtenLog(t, 4, false)
+	file := inspect(t, fs).Segments[0].File
+	start := inspect(t, fs).Segments[0].UsedBytes
+	l := mustOpen(t, smallOptions(fs))
+	mustAppend(t, l, record(5))
+	fs = fs.Kill()
+	whole, err := fs.Content(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := start + 80 + 4 + int64(len(record(5)))
+	for cut := start; cut <= end; cut++ {
+		for _, tail := range []string{"", strings.Repeat("\x00", len(whole)-int(cut)), strings.Repeat("\xff", len(whole)-int(cut))} {
+			if err := fs.SetContent(file, append(whole[:cut:cut], tail...)); err != nil {
+				t.Fatal(err)
+			}
+			want := wantRecords(1, 5)
+			if cut == end {
+				want[5] = record(5)
+			}
+			if r := inspect(t, fs); len(r.Damage) > 0 {
+				t.Fatalf("cut at %d: inspect says %v", cut, r.Damage[0])
+			}
+			l, err := wal.Open(ctx, smallOptions(fs))
+			if err != nil {
+				t.Fatalf("cut at %d: %v", cut, err)
+			}
+			if diff := cmp.Diff(want, readAll(t, l)); diff != "" {
+				t.Fatalf("cut at %d: %s", cut, diff)
+			}
+			next := uint64(len(want) + 1)
+			if pos := mustAppend(t, l, record(next)); pos.Seq != next {
+				t.Fatalf("cut at %d: the next record got %d", cut, pos.Seq)
+			}
+			fs = fs.Kill()
+			l = mustOpen(t, smallOptions(fs))
+			if diff := cmp.Diff(wantRecords(1, next+1), readAll(t, l)); diff != "" {
+				t.Fatalf("cut at %d: after another record and a restart: %s", cut, diff)
+			}
+			fs = fs.Kill()
+		}
+	}
+}
+
+// TestAFlippedBit flips one bit in every sector of every segment, and more of them
+// in headers.
+func TestAFlippedBitIsFoundOrHarmless(t *testing.T) {
+	for _, closed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("closed=%v", closed), func(t *testing.T) {
+			const n = 50
+			fs := writtenLog(t, n, closed)
+			segments := inspect(t, fs).Segments
+			if len(segments) < 3 {
+				t.Fatalf("the log has only %d segments", len(segments))
+			}
+			found := 0
+			for _, s := range segments {
+				whole, _ := fs.Content(s.File)
+				for off := int64(0); off < s.UsedBytes; off += 13 {
+					if err := fs.FlipBit(s.File, off, uint(off)); err != nil {
+						t.Fatal(err)
+					}
+					found += checkFlipped(t, fs, s.File, off, n, closed)
+					if err := fs.SetContent(s.File, whole); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if found < 1000 {
+				t.Fatalf("only %d flips were found", found)
+			}
+		})
+	}
+}
+
+func checkFlipped(t *testing.T, fs *faultfs.FS, file string, off int64, n uint64, closed bool) (found int) {
+	t.Helper()
+	before := listing(t, fs)
+	l, err := wal.Open(ctx, smallOptions(fs))
+	var damage *wal.DamageError
+	if errors.As(err, &damage) {
+		if damage.File != file || damage.Offset > off || damage.Offset < off-2000 {
+			t.Fatalf("flip in %s at %d: the error names %s at %d", file, off, damage.File, damage.Offset)
+		}
+		if diff := cmp.Diff(before, listing(t, fs)); diff != "" {
+			t.Fatalf("a refused start changed the log: %s", diff)
+		}
+		return 1
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := readAll(t, l)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lost := n - uint64(len(got))
+	if diff := cmp.Diff(wantRecords(1, n+1-lost), got); diff != "" {
+		t.Fatalf("flip in %s at %d: %s", file, off, diff)
+	}
+	if lost > 1 || (lost == 1 && closed) {
+		t.Fatalf("flip in %s at %d: %d records lost in silence", file, off, lost)
+	}
+	return 0
+}
+
+func TestMissingFilesAreNoticed(t *testing.T) {
+	fs := writtenLog(t, 50, true)
+	segments := inspect(t, fs).Segments
+	last := len(segments) - 1
+	var all []string
+	for _, s := range segments {
+		all = append(all, s.File)
+	}
+	for _, test := range []struct {
+		name    string
+		remove  []string
+		missing string
+	}{
+		{"a segment in the middle", all[1:2], all[1]},
+		{"two segments in the middle", all[1:3], all[1]},
+		{"the last segment", all[last:], all[last]},
+		{"all segments", all, logDir + "/segment-*"},
+		{"the meta file", []string{logDir + "/meta"}, logDir + "/meta"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			fs := writtenLog(t, 50, true)
+			for _, name := range test.remove {
+				if err := fs.Remove(name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := wal.Open(ctx, smallOptions(fs))
+			var damage *wal.DamageError
+			if !errors.As(err, &damage) || damage.File != test.missing {
+				t.Fatalf("want damage that names %s, got %v", test.missing, err)
+			}
+			if !strings.Contains(err.Error(), "millrace wal repair") {
+				t.Fatalf("the error does not say what to do: %v", err)
+			}
+		})
+	}
+	t.Run("the first segment", func(t *testing.T) {
+		if err := fs.Remove(all[0]); err != nil {
+			t.Fatal(err)
+		}
+		// The log cannot know: it removes its first segments itself. A reader that
+		// stands there learns it.
+		l := mustOpen(t, smallOptions(fs))
+		if _, err := l.NewReader(1); !errors.Is(err, wal.ErrPosition) {
+			t.Fatalf("want ErrPosition, got %v", err)
+		}
+	})
+}
+
+// hurt damages a log at random and says how.
+func hurt(t *testing.T, fs *faultfs.FS, rng *rand.Rand) string {
+	t.Helper()
+	segments := inspect(t, fs).Segments
+	if len(segments) == 0 {
+		return "nothing, no segment is left"
+	}
+	s := segments[rng.IntN(len(segments))]
+	content, err := fs.Content(s.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := rng.Int64N(max(s.UsedBytes, 1))
+	set := func(b []byte) {
+		if err := fs.SetContent(s.File, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	switch rng.IntN(6) {
+	case 0:
+		if err := fs.Remove(s.File); err != nil {
+			t.Fatal(err)
+		}
+		return "removed " + s.File
+	case 1:
+		clear(content[at:min(at+4096, int64(len(content)))])
+		set(content)
+		return fmt.Sprintf("zeroed 4 KiB of %s at %d", s.File, at)
+	case 2:
+		set(append(content[:at:at], content[at+1:]...))
+		return fmt.Sprintf("took out a byte of %s at %d", s.File, at)
+	case 3:
+		set(content[:at])
+		return fmt.Sprintf("cut %s at %d", s.File, at)
+	case 4:
+		if err := fs.Remove(logDir + "/meta"); err == nil {
+			return "removed meta"
+		}
+		fallthrough
+	default:
+		if err := fs.FlipBit(s.File, at, uint(rng.IntN(8))); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("flipped a bit of %s at %d", s.File, at)
+	}
+}
+
+func inGaps(gaps []wal.Gap, seq uint64) bool {
+	for _, g := range gaps {
+		if seq >= g.From && (g.Open || seq < g.UpTo) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestARepairedLogHasEverythingButWhatTheRepairLists(t *testing.T) {
+	const n = 60
+	repaired := 0
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		fs := writtenLog(t, n, rng.IntN(2) == 0)
+		storePosition := uint64(0)
+		if rng.IntN(2) == 0 {
+			storePosition = 1 + rng.Uint64N(n+10)
+		}
+		var harm []string
+		for range 1 + rng.IntN(3) {
+			harm = append(harm, hurt(t, fs, rng))
+		}
+		where := fmt.Sprintf("seed %d, store at %d, harm %q", seed, storePosition, harm)
+		before := listing(t, fs)
+		o := wal.RepairOptions{DryRun: true, StorePosition: storePosition}
+		dry, err := wal.Repair(fs, logDir, o)
+		if err != nil {
+			if strings.Contains(err.Error(), "nothing to repair") {
+				continue // no meta file and no segment with a frame: said so
+			}
+			t.Fatalf("%s: dry run: %v", where, err)
+		}
+		if diff := cmp.Diff(before, listing(t, fs)); diff != "" {
+			t.Fatalf("%s: the dry run changed the log: %s", where, diff)
+		}
+		o.DryRun = false
+		if rng.IntN(2) == 0 { // a crash during the repair
+			fs.CrashAfter(rng.IntN(60))
+			_, _ = wal.Repair(fs, logDir, o)
+			fs = fs.Reboot()
+		}
+		report, err := wal.Repair(fs, logDir, o)
+		if err != nil {
+			t.Fatalf("%s: %v", where, err)
+		}
+		repaired += len(report.Damage)
+		if r := inspect(t, fs); len(r.Damage) > 0 {
+			t.Fatalf("%s: damage is left: %v", where, r.Damage[0])
+		}
+		if again, err := wal.Repair(fs, logDir, o); err != nil || len(again.Steps) > 0 {
+			t.Fatalf("%s: a second repair wants to do %q (%v)", where, again.Steps, err)
+		}
+		checkRepaired(t, where, fs, n, storePosition, dry)
+	}
+	if repaired < 200 {
+		t.Fatalf("only %d damages were repaired", repaired)
+	}
+}
+
+func checkRepaired(t *testing.T, where string, fs *faultfs.FS, n, storePosition uint64, report wal.RepairReport) {
+	t.Helper()
+	l, err := wal.Open(ctx, smallOptions(fs))
+	if err != nil {
+		t.Fatalf("%s: open after the repair: %v", where, err)
+	}
+	defer l.Close()
+	if l.Next() < storePosition || (storePosition > 0 && l.First() > storePosition) {
+		t.Fatalf("%s: the log has [%d, %d), the store stands at %d", where, l.First(), l.Next(), storePosition)
+	}
+	if report.First != l.First() || report.Next != l.Next() {
+		t.Fatalf("%s: the report says [%d, %d), the log has [%d, %d)", where, report.First, report.Next, l.First(), l.Next())
+	}
+	got := readAll(t, l)
+	missing := 0
+	for seq := uint64(1); seq <= n; seq++ {
+		rec, ok := got[seq]
+		if ok && rec != record(seq) {
+			t.Fatalf("%s: record %d is wrong", where, seq)
+		}
+		// Silently missing may be what the store has, and what was at the very
+		// front or end: a log cannot tell that it was longer.
+		if !ok && seq >= max(storePosition, 1) && !inGaps(report.Lost, seq) && seq >= l.First() && seq < l.Next() {
+			t.Fatalf("%s: record %d is missing, the report lists %v", where, seq, report.Lost)
+		}
+		if !ok {
+			missing++
+		}
+		if ok && inGaps(report.Lost, seq) {
+			t.Fatalf("%s: record %d is there, the report lists %v", where, seq, report.Lost)
+		}
+	}
+	if missing == int(n) {
+		return
+	}
+	next := l.Next()
+	if pos, err := l.Append([]byte("after")); err != nil || pos.Seq != next {
+		t.Fatalf("%s: append after the repair: %d (want %d), %v", where, pos.Seq, next, err)
+	}
+	r, err := l.NewReader(max(storePosition, l.First()))
+	if err != nil {
+		t.Fatalf("%s: %v", where, err)
+	}
+	defer r.Close()
+	var last wal.Frame
+	for {
+		f, ok, err := r.TryNext()
+		if err != nil {
+			t.Fatalf("%s: %v", where, err)
+		}
+		if !ok {
+			break
+		}
+		if f.FirstSeq < last.Next() {
+			t.Fatalf("%s: a frame begins at %d, the one before ended at %d", where, f.FirstSeq, last.Next())
+		}
+		last = wal.Frame{FirstSeq: f.FirstSeq, Records: make([][]byte, len(f.Records))}
+	}
+	if last.Next() != next+1 {
+		t.Fatalf("%s: the reader stops at %d, not at %d", where, last.Next(), next+1)
+	}
+}
+
+func TestAHealthyLogNeedsNoRepair(t *testing.T) {
+	for _, n := range []int{0, 1, 60} {
+		for _, closed := range []bool{true, false} {
+			fs := writtenLog(t, n, closed)
+			for _, position := range []uint64{0, 1, uint64(n) + 1} {
+				r, err := wal.Repair(fs, logDir, wal.RepairOptions{StorePosition: position})
+				if err != nil || len(r.Steps) > 0 {
+					t.Errorf("%d records, closed %v, store at %d: steps %q, %v", n, closed, position, r.Steps, err)
+				}
+			}
+			if r := inspect(t, fs); r.Closed != closed || r.Next != uint64(n)+1 || r.First != 1 || r.Torn {
+				t.Errorf("%d records, closed %v: report %+v", n, closed, r)
+			}
+		}
+	}
+}
