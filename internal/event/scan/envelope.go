@@ -1,6 +1,9 @@
 package scan
 
-import "unicode/utf8"
+import (
+	"fmt"
+	"unicode/utf8"
+)
 
 // field is a member of an envelope that the scanner knows.
 type field uint8
@@ -38,12 +41,10 @@ func nativeField(name []byte) field {
 
 // Reasons for an event to be rejected.
 const (
-	reasonNotObject   = "the event is not a JSON object"
-	reasonTooLarge    = "the event is larger than allowed: send less in one event"
-	reasonTooDeep     = "the event nests deeper than allowed: flatten it"
+	reasonNotObject   = `the event is not a JSON object: write it like {"type":"order.placed","payload":{}}`
 	reasonNotUTF8     = "the event holds bytes that are not UTF-8: encode it as UTF-8"
 	reasonNUL         = `the event holds the character \u0000, which cannot be stored: leave it out`
-	reasonDuplicate   = "the event has a member twice: send each name once"
+	reasonDuplicate   = "two members beside the known ones have one name: send each name once"
 	reasonManyOthers  = `the event has more than 128 members beside the known ones: put them into "payload"`
 	reasonTypeMissing = `"type" is missing: give each event a "type"`
 	reasonTypeEmpty   = `"type" is empty: give each event a "type"`
@@ -57,11 +58,11 @@ const (
 	reasonSourceKind  = `"source" is not a string`
 	reasonSourceLong  = `"source" is longer than 2048 bytes: shorten it`
 	reasonSourceText  = `"source" holds half a surrogate pair, which is no text`
-	reasonTenantEmpty = `"tenantId" is empty: leave it out or name your tenant`
-	reasonTenantKind  = `"tenantId" is not a string`
-	reasonTenantLong  = `"tenantId" is longer than 256 bytes: name your tenant`
-	reasonTenantText  = `"tenantId" holds half a surrogate pair, which is no text`
-	reasonTimeKind    = `"timestamp" is not a string: write it like "2026-11-22T05:04:22.123Z"`
+	reasonTenantEmpty = "the tenant id is empty: leave it out or name your tenant"
+	reasonTenantKind  = "the tenant id is not a string"
+	reasonTenantLong  = "the tenant id is longer than 256 bytes: name your tenant"
+	reasonTenantText  = "the tenant id holds half a surrogate pair, which is no text"
+	reasonTimeKind    = `the timestamp is not a string: write it like "2026-11-22T05:04:22.123Z"`
 )
 
 // maxTenantBytes bounds a tenant's name, so that a rejected event carries no
@@ -181,7 +182,7 @@ func (s *Scanner) member(e *Event, m member, value []byte, escaped bool) {
 		return
 	}
 	if s.seen&(1<<f) != 0 {
-		e.reject(reasonDuplicate)
+		e.reject(`"` + string(m.name) + `" is there twice: send each name once`)
 		return
 	}
 	s.seen |= 1 << f
@@ -318,9 +319,9 @@ func (s *Scanner) finish(e *Event, b []byte, depth int) {
 	}
 	switch {
 	case len(e.Raw) > s.lim.MaxEventBytes:
-		e.Reason = reasonTooLarge
+		e.Reason = fmt.Sprintf("the event is %d bytes, more than the %d allowed: send less in one event", len(e.Raw), s.lim.MaxEventBytes)
 	case s.p.deepest-depth > s.lim.MaxDepth:
-		e.Reason = reasonTooDeep
+		e.Reason = fmt.Sprintf("the event nests %d deep, more than the %d allowed: flatten it", s.p.deepest-depth, s.lim.MaxDepth)
 	case s.p.notUTF8:
 		e.Reason = reasonNotUTF8
 	case s.p.nul:

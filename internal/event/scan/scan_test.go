@@ -99,10 +99,10 @@ func TestEventsThatAreRejectedSayWhy(t *testing.T) {
 		{"a tenant with half a surrogate pair", `{"type":"a","tenantId":"\ud83d"}`, reasonTenantText},
 		{"a time that is a number", `{"type":"a","timestamp":1700000000}`, reasonTimeKind},
 		{"a time that is none", `{"type":"a","timestamp":"yesterday"}`, reasonTimeForm},
-		{"a member twice", `{"type":"a","id":"1","id":"1"}`, reasonDuplicate},
-		{"a member twice, once with an escape", `{"type":"a","\u0074ype":"a"}`, reasonDuplicate},
+		{"a member twice", `{"type":"a","id":"1","id":"1"}`, `"id" is there twice: send each name once`},
+		{"a member twice, once with an escape", `{"type":"a","\u0074ype":"a"}`, `"type" is there twice: send each name once`},
 		{"an unknown member twice", `{"type":"a","x":1,"x":1}`, reasonDuplicate},
-		{"a null member twice", `{"type":"a","id":null,"id":"1"}`, reasonDuplicate},
+		{"a null member twice", `{"type":"a","id":null,"id":"1"}`, `"id" is there twice: send each name once`},
 		{"too many members", `{` + many.String() + `"type":"a"}`, reasonManyOthers},
 		{"NUL in the payload", `{"type":"a","payload":{"k":["\u0000"]}}`, reasonNUL},
 		{"NUL in a name", `{"type":"a","payload":{"\u0000":1}}`, reasonNUL},
@@ -111,8 +111,8 @@ func TestEventsThatAreRejectedSayWhy(t *testing.T) {
 		{"an overlong encoding", "{\"type\":\"a\",\"payload\":\"\xc0\xaf\"}", reasonNotUTF8},
 		{"a surrogate in UTF-8", "{\"type\":\"a\",\"payload\":\"\xed\xa0\x80\"}", reasonNotUTF8},
 		{"bytes that are not UTF-8 in a name", "{\"type\":\"a\",\"\xe9\":1}", reasonNotUTF8},
-		{"too deep", `{"type":"a","payload":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `}`, reasonTooDeep},
-		{"too large", `{"type":"a","payload":"` + strings.Repeat("a", 256<<10) + `"}`, reasonTooLarge},
+		{"too deep", `{"type":"a","payload":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `}`, "the event nests 65 deep, more than the 64 allowed: flatten it"},
+		{"too large", `{"type":"a","payload":"` + strings.Repeat("a", 256<<10) + `"}`, "the event is 262169 bytes, more than the 262144 allowed: send less in one event"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := scanOne(t, c.event, Limits{})
@@ -269,6 +269,16 @@ func TestALineStandsForItself(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatal(diff)
+	}
+}
+
+func TestABadLineKeepsNoTextThatCannotBeStored(t *testing.T) {
+	events, err := NewScanner().Scan([]byte("{\"type\":\"a\",\"id\":\"\xff\",\"source\":\"\\u0000\"\n"), NDJSON, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := events[0]; e.Reason == "" || e.ID != nil || e.Source != nil || string(e.Type) != "a" {
+		t.Fatalf("id %q, source %q, type %q, reason %q", e.ID, e.Source, e.Type, e.Reason)
 	}
 }
 

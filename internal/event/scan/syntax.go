@@ -79,44 +79,33 @@ func (p *parser) value(b []byte, i, depth int) int {
 		c     byte
 	)
 value:
-	if i >= len(b) {
+	if i = space(b, i); i >= len(b) {
 		return p.fail(i, reasonEnds)
 	}
 	c = b[i]
 	switch c {
 	case '"':
-		i++
-		if i = plain(b, i); i < len(b) && b[i] == '"' {
+		if i = plain(b, i+1); i < len(b) && b[i] == '"' {
 			i++
-			goto after
-		}
-		if i, _ = p.str(b, i); i < 0 {
+		} else if i, _ = p.str(b, i); i < 0 {
 			return failed
 		}
 	case '{', '[':
 		if depth >= maxNesting {
 			return p.fail(i, reasonNesting)
 		}
-		if open := depth - base; open&63 == 0 && open > 0 {
-			p.outer[open>>6-1] = kinds
-		}
+		kinds = p.push(kinds, depth-base, c)
 		depth++
 		p.deepest = max(p.deepest, depth)
-		kinds <<= 1
 		if i = space(b, i+1); i >= len(b) {
 			return p.fail(i, reasonEnds)
 		}
-		if c == '{' {
-			kinds |= 1
-			if b[i] != '}' {
-				goto key
-			}
-		} else if b[i] != ']' {
-			goto value
+		if b[i] == c+2 { // the closing bracket of either kind
+			goto pop
 		}
-		goto pop
-	case ' ', '\n', '\t', '\r':
-		i = space(b, i+1)
+		if c == '{' {
+			goto key
+		}
 		goto value
 	default:
 		if i = p.scalar(b, i); i < 0 {
@@ -131,55 +120,49 @@ after:
 		return p.fail(i, reasonEnds)
 	}
 	c = b[i]
-	if kinds&1 == 0 {
-		if c == ',' {
-			i++
+	if c == ',' {
+		i++
+		if kinds&1 == 0 {
 			goto value
 		}
-		if c == ']' {
-			goto pop
-		}
-		return p.fail(i, reasonNoItemComma)
+		goto key
 	}
-	if c == '}' {
-		goto pop
-	}
-	if c != ',' {
+	if kinds&1 != 0 && c != '}' {
 		return p.fail(i, reasonNoComma)
 	}
-	i++
-key:
-	if i = space(b, i); i >= len(b) {
-		return p.fail(i, reasonEnds)
+	if kinds&1 == 0 && c != ']' {
+		return p.fail(i, reasonNoItemComma)
 	}
-	if b[i] != '"' {
-		return p.fail(i, reasonNoKey)
-	}
-	i++
-	if i = plain(b, i); i < len(b) && b[i] == '"' {
-		i++
-		goto colon
-	}
-	if i, _ = p.str(b, i); i < 0 {
-		return failed
-	}
-colon:
-	if i = space(b, i); i >= len(b) {
-		return p.fail(i, reasonEnds)
-	}
-	if b[i] != ':' {
-		return p.fail(i, reasonNoColon)
-	}
-	i++
-	goto value
 pop:
 	i++
 	depth--
-	kinds >>= 1
-	if open := depth - base; open&63 == 0 && open > 0 {
-		kinds = p.outer[open>>6-1]
-	}
+	kinds = p.pop(kinds, depth-base)
 	goto after
+key:
+	if i, _ = p.key(b, i); i < 0 {
+		return failed
+	}
+	goto value
+}
+
+// push and pop keep the kinds of the open containers, one bit each, set for an
+// object. open counts those that are open before a push and after a pop.
+func (p *parser) push(kinds uint64, open int, bracket byte) uint64 {
+	if open&63 == 0 && open > 0 {
+		p.outer[open>>6-1] = kinds
+	}
+	kinds <<= 1
+	if bracket == '{' {
+		kinds |= 1
+	}
+	return kinds
+}
+
+func (p *parser) pop(kinds uint64, open int) uint64 {
+	if open&63 == 0 && open > 0 {
+		return p.outer[open>>6-1]
+	}
+	return kinds >> 1
 }
 
 // key reads a member name that begins at or after b[i], and the colon after it.
@@ -278,13 +261,14 @@ const (
 	highs = 0x8080808080808080
 )
 
-// stops marks, in the high bit of its byte, where a string's plain text stops in
-// the eight bytes x: at a quote, a backslash or a control character. The lowest
-// mark on an ASCII byte is right; marks above it, and on bytes beyond ASCII, may
-// not be.
+// stops marks, in the high bit of its byte, where a string's plain ASCII text
+// stops in the eight bytes x: at a quote, a backslash, a control character or a
+// byte beyond ASCII. The lowest mark is right, marks above it may not be; all
+// other bits mean nothing.
 //
 // XOR with 2 turns the quote (0x22) into 0x20 and keeps control characters below
-// that, so one subtraction finds both.
+// that, so one subtraction finds both. A byte beyond ASCII keeps its high bit
+// through the second term, but for 0xdc, which keeps it through the first.
 func stops(x uint64) uint64 {
 	return ((x ^ lows*2) - lows*0x21) | ((x ^ lows*'\\') - lows)
 }
@@ -295,7 +279,7 @@ func stops(x uint64) uint64 {
 func plain(b []byte, i int) int {
 	for i <= len(b)-8 {
 		x := load8(b, i)
-		if m := (stops(x) | x) & highs; m != 0 {
+		if m := stops(x) & highs; m != 0 {
 			return i + bits.TrailingZeros64(m)>>3
 		}
 		i += 8

@@ -2,10 +2,10 @@ package scan
 
 // Reasons for a timestamp to be refused.
 const (
-	reasonTimeForm  = `"timestamp" is not an RFC 3339 time: write it like 2026-11-22T05:04:22.123Z`
-	reasonTimeDay   = `"timestamp" names a date or an hour that does not exist`
-	reasonTimeLeap  = `"timestamp" names a leap second, which cannot be kept: use second 59 or the next minute`
-	reasonTimeRange = `"timestamp" is out of range: years 1678 to 2261 can be kept`
+	reasonTimeForm  = `the timestamp is not an RFC 3339 time: write it like 2026-11-22T05:04:22.123Z`
+	reasonTimeDay   = `the timestamp names a date or an hour that does not exist`
+	reasonTimeLeap  = `the timestamp names a leap second, which cannot be kept: use second 59 or the next minute`
+	reasonTimeRange = `the timestamp is out of range: years 1678 to 2261 can be kept`
 )
 
 // parseTime reads an RFC 3339 time with any fraction and offset, "t" and "z" of
