@@ -2,6 +2,8 @@ package scan
 
 import (
 	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -224,3 +226,40 @@ func BenchmarkTelemetry(b *testing.B) { benchmarkCorpus(b, [][]byte{telemetryBat
 
 // BenchmarkWebhooks: GitHub webhooks of 1 to 27 KB, twenty in a batch.
 func BenchmarkWebhooks(b *testing.B) { benchmarkCorpus(b, webhookBatches(b)) }
+
+// BenchmarkUnusual: a mebibyte each of what slows a scanner down. None may fall
+// far behind the others, or a sender could make a request cost what many do.
+func BenchmarkUnusual(b *testing.B) {
+	const size = 1 << 20
+	fill := func(head, part, tail string) []byte {
+		return []byte(head + strings.Repeat(part, (size-len(head)-len(tail))/len(part)) + tail)
+	}
+	var attributes strings.Builder
+	for i := range MaxAttributes {
+		fmt.Fprintf(&attributes, `"member-with-a-long-name-%03d":0,`, i)
+	}
+	flat := `{` + attributes.String() + `"type":"a"},`
+	bodies := []struct {
+		name string
+		body []byte
+	}{
+		{"white-space", fill(`[{"type":"a","payload":[`, "1 ,\n      ", `1]}]`)},
+		{"escapes", fill(`[{"type":"a","payload":"`, `\n\"\u00e9`, `"}]`)},
+		{"non-ASCII", fill(`[{"type":"a","payload":"`, `Größenänderung 日本語 `, `"}]`)},
+		{"short-strings", fill(`[{"type":"a","payload":[`, `"",`, `""]}]`)},
+		{"numbers", fill(`[{"type":"a","payload":[`, `-1.25e3,`, `0]}]`)},
+		{"nesting", []byte(`[{"type":"a","payload":[` + strings.Repeat(strings.Repeat("[", 9000)+strings.Repeat("]", 9000)+",", 58) + `0]}]`)},
+		{"duplicate-check", []byte("[" + strings.TrimSuffix(strings.Repeat(flat, size/len(flat)), ",") + "]")},
+	}
+	s := NewScanner()
+	for _, c := range bodies {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(int64(len(c.body)))
+			for b.Loop() {
+				if _, err := s.Scan(c.body, JSON, Limits{MaxEvents: 1000}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -2,6 +2,7 @@ package scan
 
 import (
 	"fmt"
+	"hash/maphash"
 	"unicode/utf8"
 )
 
@@ -129,7 +130,7 @@ func (s *Scanner) members(e *Event, b []byte, i, depth int) int {
 		if i < 0 {
 			return failed
 		}
-		s.member(e, member{name, nameAt, i}, b[valueAt:i], escaped)
+		s.member(e, member{name: name, start: nameAt, end: i}, b[valueAt:i], escaped)
 		if i = space(b, i); i >= len(b) {
 			return s.p.fail(i, reasonEnds)
 		}
@@ -288,6 +289,10 @@ func (s *Scanner) time(e *Event, value []byte, escaped bool) {
 	e.HasTimestamp, e.Timestamp = true, ns
 }
 
+// nameSeed makes the hashes of names unpredictable, so that nobody can send names
+// that all have to be compared. It never changes.
+var nameSeed = maphash.MakeSeed()
+
 // other keeps a member that has no field of its own.
 func (s *Scanner) other(e *Event, m member, value []byte) {
 	if s.cloud {
@@ -300,8 +305,9 @@ func (s *Scanner) other(e *Event, m member, value []byte) {
 		e.reject(reasonManyOthers)
 		return
 	}
+	m.hash = maphash.Bytes(nameSeed, m.name)
 	for i := range s.others {
-		if string(s.others[i].name) == string(m.name) {
+		if s.others[i].hash == m.hash && string(s.others[i].name) == string(m.name) {
 			e.reject(reasonDuplicate)
 			return
 		}

@@ -26,10 +26,11 @@ type Scanner struct {
 	versioned, base64 bool
 }
 
-// member is one member of an envelope: its decoded name, and where its text
-// from the name's quote to the value's end stands.
+// member is one member of an envelope: its decoded name and that name's hash,
+// and where its text from the name's quote to the value's end stands.
 type member struct {
 	name       []byte
+	hash       uint64
 	start, end int
 }
 
