@@ -169,7 +169,7 @@ func TestStripeDeliveries(t *testing.T) {
 	set := func(value string) headers { return headers{"Stripe-Signature": value} }
 	want := hook.Delivery{ID: "evt_1NG8Du2eZvKYlo2CUI79vXWy", Type: "stripe.setup_intent.created", Timestamp: time.Unix(1686089970, 0).UTC()}
 	other := strings.Repeat("00", 32)
-	untyped := `{"id":"evt_1"}`
+	const untyped, untimed, farOff = `{"id":"evt_1"}`, `{"id":"evt_1","type":"x"}`, `{"id":"evt_1","type":"x","created":9223372036}`
 	runChecks(t, v, []check{
 		{name: "signed with the first secret", header: good, body: body, now: now, want: want},
 		{name: "signed with the second secret", header: at(now, "whsec_old", body), body: body, now: now, want: want},
@@ -190,6 +190,10 @@ func TestStripeDeliveries(t *testing.T) {
 		{name: "a signature cut short", header: set("t=1700000000,v1=" + other[1:]), body: body, now: now, code: hook.MalformedHeader},
 		{name: "too many signatures", header: set("t=1700000000" + strings.Repeat(",v1="+other, 17)), body: body, now: now, code: hook.MalformedHeader},
 		{name: "a header that is too long", header: set(value + strings.Repeat(",x=y", 2000)), body: body, now: now, code: hook.MalformedHeader},
+		{name: "a time of the event that cannot be kept", header: at(now, "whsec_new", farOff), body: farOff, now: now,
+			want: hook.Delivery{ID: "evt_1", Type: "stripe.x", Timestamp: now.UTC()}},
+		{name: "no time of the event", header: at(now, "whsec_new", untimed), body: untimed, now: now,
+			want: hook.Delivery{ID: "evt_1", Type: "stripe.x", Timestamp: now.UTC()}},
 		{name: "a body that is not JSON", header: at(now, "whsec_new", "{"), body: "{", now: now, code: hook.BadBody},
 		{name: "a body without a type", header: at(now, "whsec_new", untyped), body: untyped, now: now, code: hook.BadBody,
 			want: hook.Delivery{ID: "evt_1", Timestamp: now.UTC()}},
