@@ -208,8 +208,6 @@ func (s *Server) readProblem(r *http.Request, enc encoding, src *wire, err error
 	case broken && errors.As(src.err, &netErr) && netErr.Timeout():
 		return hangUp(r, newProblem(slugSlowBody,
 			fmt.Sprintf("the body was not complete %v after the header; send it faster or in smaller batches", s.o.BodyTimeout)))
-	case broken && r.Context().Err() != nil:
-		return newProblem(slugClientGone, "the client closed the connection before its body was complete").because(src.err)
 	case broken || enc == encodingIdentity:
 		return hangUp(r, newProblem(slugTruncatedBody, "the body ended before its announced length or its last chunk; send the request again").
 			because(err))

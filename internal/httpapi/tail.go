@@ -111,30 +111,29 @@ func tailQuery(r *http.Request, tenant string) (event.TailQuery, *problem) {
 const resumeGrace = 200 * time.Millisecond
 
 // follow runs a tail: the reader yields events in this goroutine, and another one
-// flushes, beats and watches for the end.
+// does all the writing until the tail ends.
 func (s *Server) follow(ctx context.Context, end context.CancelCauseFunc, st *stream, query event.TailQuery, expires time.Time) {
 	var wait sync.WaitGroup
 	done := make(chan struct{})
 	wait.Go(func() {
 		if query.Cursor == "" {
-			st.open()
+			if err := st.flush(open); err != nil {
+				end(err)
+			}
 		}
 		st.attend(done, s, end, expires)
 	})
 	err := s.o.Reader.Tail(ctx, query, func(e event.Event, cursor string) error {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return st.event(&e, cursor)
+		return st.event(ctx, &e, cursor)
 	})
 	close(done)
 	wait.Wait()
 	st.close(ctx, err)
 }
 
-// attend serves an open stream until done: it opens it, flushes what was written
-// since the last flush, beats when nothing was, and ends it when the server
-// drains or the credential expires.
+// attend serves a stream until done: it opens it, sends what was written since it
+// last did, beats, and ends the tail when the server drains, the credential
+// expires or the reader is gone.
 func (st *stream) attend(done <-chan struct{}, s *Server, end context.CancelCauseFunc, expires time.Time) {
 	beat := time.NewTicker(s.o.TailHeartbeat)
 	defer beat.Stop()
@@ -159,11 +158,11 @@ func (st *stream) attend(done <-chan struct{}, s *Server, end context.CancelCaus
 			end(errExpired)
 			expired = nil
 		case <-grace.C:
-			err = st.open()
+			err = st.flush(open)
 		case <-st.dirty:
-			err = st.flush()
+			err = st.flush("")
 		case <-beat.C:
-			err = st.beat()
+			err = st.flush(heartbeat)
 		}
 		if err != nil {
 			end(err)
@@ -171,72 +170,75 @@ func (st *stream) attend(done <-chan struct{}, s *Server, end context.CancelCaus
 	}
 }
 
-// stream writes server-sent events. Its methods are safe for concurrent use.
+const (
+	// open tells the reader to wait two seconds before it reconnects.
+	open      = "retry: 2000\n\n"
+	heartbeat = ": still here\n\n"
+	// maxStreamBuffer is how much may gather while a flush is under way; then the
+	// tail waits, which costs nothing but its place.
+	maxStreamBuffer = 64 << 10
+)
+
+// stream writes server-sent events. One goroutine at a time flushes; event may be
+// called from another.
 type stream struct {
 	ex      *exchange
 	rc      *http.ResponseController
 	timeout time.Duration
-	dirty   chan struct{} // holds one token while something waits to be flushed
+	dirty   chan struct{} // holds a token while something waits to be flushed
+	room    chan struct{} // holds a token after a flush
 
-	mu     sync.Mutex
+	// What only the flushing goroutine touches.
 	opened bool
-	buf    []byte
-	err    error
+	spare  []byte
+	err    error // how writing failed
+
+	mu  sync.Mutex
+	buf []byte
 }
 
 func newStream(ex *exchange, timeout time.Duration) *stream {
-	return &stream{ex: ex, rc: http.NewResponseController(ex), timeout: timeout, dirty: make(chan struct{}, 1)}
+	return &stream{ex: ex, rc: http.NewResponseController(ex), timeout: timeout,
+		dirty: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
-// open sends the header, once. It tells the reader to wait two seconds before it
-// reconnects.
-func (st *stream) open() error {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.opened {
-		return st.err
+// event adds one event. It is sent with the next flush, which is due at once;
+// what comes while one is under way gathers for the next.
+func (st *stream) event(ctx context.Context, e *event.Event, cursor string) error {
+	for {
+		st.mu.Lock()
+		if len(st.buf) < maxStreamBuffer {
+			break
+		}
+		st.mu.Unlock()
+		select {
+		case <-st.room:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 	}
-	st.begin()
-	return st.push()
-}
-
-func (st *stream) begin() {
-	st.opened = true
-	h := st.ex.Header()
-	h["Content-Type"] = []string{"text/event-stream"}
-	h["X-Accel-Buffering"] = []string{"no"} // proxies must not hold events back
-	st.ex.WriteHeader(http.StatusOK)
-	st.buf = append(st.buf, "retry: 2000\n\n"...)
-}
-
-// event writes one event. It reaches the reader with the next flush, which is
-// due at once; while one flush is under way, further events gather for the next.
-func (st *stream) event(e *event.Event, cursor string) error {
-	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.err != nil {
-		return st.err
-	}
-	if !st.opened {
-		st.begin()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	st.buf = append(append(append(st.buf, "id: "...), cursor...), "\nevent: event\ndata: "...)
 	from := len(st.buf)
 	st.buf = appendEvent(st.buf, e)
 	oneLine(st.buf[from:])
 	st.buf = append(st.buf, "\n\n"...)
-	if len(st.buf) >= maxStreamBuffer {
-		return st.push() // a slow reader holds the tail up here
-	}
-	select {
-	case st.dirty <- struct{}{}:
-	default:
-	}
+	token(st.dirty)
 	return nil
 }
 
-// maxStreamBuffer is how much may wait for the flush that is under way.
-const maxStreamBuffer = 64 << 10
+// token leaves a token in a channel that holds one.
+func token(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
 
 // oneLine makes JSON one line: a raw line end can only stand between tokens.
 func oneLine(b []byte) {
@@ -247,40 +249,48 @@ func oneLine(b []byte) {
 	}
 }
 
-func (st *stream) flush() error {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if len(st.buf) == 0 {
-		return st.err
-	}
-	return st.push()
-}
-
-func (st *stream) beat() error {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if !st.opened {
-		st.begin()
-	}
-	st.buf = append(st.buf, ": still here\n\n"...)
-	return st.push()
-}
-
-// push sends what was written, within the time a reader has. The lock is held.
-func (st *stream) push() error {
+// flush sends what has gathered, and text of its own before it, within the time a
+// reader has. The first flush opens the stream.
+func (st *stream) flush(text string) error {
 	if st.err != nil {
 		return st.err
 	}
+	if text == open && st.opened {
+		return nil
+	}
+	st.mu.Lock()
+	events := st.buf
+	st.buf = st.spare[:0]
+	st.mu.Unlock()
+	defer token(st.room)
+	if !st.opened {
+		st.begin()
+		text = open
+	}
 	_ = st.rc.SetWriteDeadline(time.Now().Add(st.timeout)) // not every writer has one
-	_, st.err = st.ex.Write(st.buf)
+	if text != "" {
+		_, st.err = st.ex.Write([]byte(text))
+	}
+	if st.err == nil && len(events) > 0 {
+		_, st.err = st.ex.Write(events)
+	}
 	if st.err == nil {
 		st.err = st.rc.Flush()
 	}
-	if cap(st.buf) > 4*maxStreamBuffer {
-		st.buf = nil
+	st.spare = events
+	if cap(events) > 4*maxStreamBuffer {
+		st.spare = nil // an event that large is rare
 	}
-	st.buf = st.buf[:0]
 	return st.err
+}
+
+// begin sends the header.
+func (st *stream) begin() {
+	st.opened = true
+	h := st.ex.Header()
+	h["Content-Type"] = []string{"text/event-stream"}
+	h["X-Accel-Buffering"] = []string{"no"} // proxies must not hold events back
+	st.ex.WriteHeader(http.StatusOK)
 }
 
 // close ends a stream and says why: as a problem if nothing was sent yet, else
@@ -308,5 +318,5 @@ func (st *stream) close(ctx context.Context, err error) {
 	st.ex.note(p)
 	st.buf = append(st.buf, "event: end\ndata: "...)
 	st.buf = append(p.appendJSON(st.buf), '\n')
-	_ = st.push()
+	_ = st.flush("")
 }
