@@ -55,7 +55,10 @@ type Event struct {
 	// beyond the nanosecond are cut off.
 	Timestamp int64
 	// Attributes is a JSON object of the members that have no field here, in
-	// their order and with their bytes; nil when there are none.
+	// their order and with their bytes; nil when there are none. Of a CloudEvent
+	// it holds specversion too, and leaves out what is null, which means unset
+	// there; it ends with "data_base64":true if the payload is the text of
+	// data_base64.
 	Attributes []byte
 	// Payload is the payload's JSON text as received, "null" when absent.
 	Payload []byte
