@@ -130,7 +130,19 @@ func (s *Scanner) members(e *Event, b []byte, i, depth int) int {
 		if i < 0 {
 			return failed
 		}
-		s.member(e, member{name: name, start: nameAt, end: i}, b[valueAt:i], escaped)
+		value := b[valueAt:i]
+		switch f := s.field(name); {
+		case f == fieldOther:
+			s.other(e, member{name: name, start: nameAt, end: i}, value)
+		case s.seen&(1<<f) != 0:
+			e.reject(`"` + string(name) + `" is there twice: send each name once`)
+		default:
+			s.seen |= 1 << f
+			s.member(e, f, value, escaped)
+			if f == fieldSpecVersion && value[0] != 'n' {
+				s.others = append(s.others, member{name: name, start: nameAt, end: i})
+			}
+		}
 		if i = space(b, i); i >= len(b) {
 			return s.p.fail(i, reasonEnds)
 		}
@@ -170,23 +182,16 @@ func (s *Scanner) decode(inside []byte) (text []byte, whole bool) {
 	return s.arena[from:len(s.arena):len(s.arena)], whole
 }
 
-// member takes one member of an envelope into the event.
-func (s *Scanner) member(e *Event, m member, value []byte, escaped bool) {
-	var f field
+// field returns the field that a member of the envelope is.
+func (s *Scanner) field(name []byte) field {
 	if s.cloud {
-		f = cloudField(m.name)
-	} else {
-		f = nativeField(m.name)
+		return cloudField(name)
 	}
-	if f == fieldOther {
-		s.other(e, m, value)
-		return
-	}
-	if s.seen&(1<<f) != 0 {
-		e.reject(`"` + string(m.name) + `" is there twice: send each name once`)
-		return
-	}
-	s.seen |= 1 << f
+	return nativeField(name)
+}
+
+// member takes a member that has a field into the event.
+func (s *Scanner) member(e *Event, f field, value []byte, escaped bool) {
 	if value[0] == 'n' {
 		return // null is absent, and an absent payload is null
 	}
@@ -213,7 +218,6 @@ func (s *Scanner) member(e *Event, m member, value []byte, escaped bool) {
 			e.reject(reasonCloudVersion)
 		}
 		s.versioned = true
-		s.others = append(s.others, m)
 	}
 }
 
