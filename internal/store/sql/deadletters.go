@@ -17,17 +17,17 @@ import (
 // The statements of dead letters. A filter that is not set is passed as the empty
 // string, and bounds that are not set as the ends of the range.
 const (
-	addLetter = `INSERT INTO dead_letters (tenant_id, id, kind, reason, source, type, event_id, batch_id, received_ns, attempts, last_attempt_ns, truncated, payload)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+	addLetter = `INSERT INTO dead_letters (tenant_id, id, kind, reason, source, type, event_id, batch_id, received_ns, attempts, last_attempt_ns, content_type, truncated, payload)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 ON CONFLICT (tenant_id, id) DO NOTHING`
 
-	listLetters = `SELECT tenant_id, id, kind, reason, source, type, event_id, batch_id, received_ns, attempts, last_attempt_ns, truncated, payload
+	listLetters = `SELECT tenant_id, id, kind, reason, source, type, event_id, batch_id, received_ns, attempts, last_attempt_ns, content_type, truncated, payload
 FROM dead_letters
 WHERE tenant_id = $1 AND ($2 = '' OR kind = $2) AND ($3 = '' OR type = $3)
   AND received_ns >= $4 AND received_ns < $5 AND (received_ns, id) < ($6, $7)
 ORDER BY received_ns DESC, id DESC LIMIT $8`
 
-	getLetter = `SELECT tenant_id, id, kind, reason, source, type, event_id, batch_id, received_ns, attempts, last_attempt_ns, truncated, payload
+	getLetter = `SELECT tenant_id, id, kind, reason, source, type, event_id, batch_id, received_ns, attempts, last_attempt_ns, content_type, truncated, payload
 FROM dead_letters WHERE tenant_id = $1 AND id = $2`
 
 	deleteLetter = `DELETE FROM dead_letters WHERE tenant_id = $1 AND id = $2`
@@ -78,7 +78,7 @@ func (s *DeadLetters) Add(ctx context.Context, letters []deadletter.Letter) erro
 		}
 		if _, err := stmt.ExecContext(ctx, l.TenantID, l.ID, string(l.Kind), readable(l.Reason), readable(l.Source), readable(l.Type),
 			readable(l.EventID), readable(l.BatchID),
-			nanos(l.ReceivedAt), l.Attempts, nanos(l.LastAttemptAt), number(l.Truncated), payload); err != nil {
+			nanos(l.ReceivedAt), l.Attempts, nanos(l.LastAttemptAt), readable(l.ContentType), number(l.Truncated), payload); err != nil {
 			return in("add dead letter "+l.ID, err)
 		}
 	}
@@ -188,7 +188,7 @@ func scanLetter(row interface{ Scan(...any) error }) (deadletter.Letter, error) 
 	var kind string
 	var received, lastAttempt, truncated int64
 	err := row.Scan(&l.TenantID, &l.ID, &kind, &l.Reason, &l.Source, &l.Type, &l.EventID, &l.BatchID,
-		&received, &l.Attempts, &lastAttempt, &truncated, &l.Payload)
+		&received, &l.Attempts, &lastAttempt, &l.ContentType, &truncated, &l.Payload)
 	l.Kind = deadletter.Kind(kind)
 	l.ReceivedAt, l.LastAttemptAt, l.Truncated = timeOf(received), timeOf(lastAttempt), truncated != 0
 	return l, err

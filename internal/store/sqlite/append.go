@@ -20,8 +20,10 @@ func (e *events) Append(ctx context.Context, b event.Batch) (inserted int, err e
 			e.metrics.appendFailures.WithLabelValues(reason(err)).Inc()
 			return
 		}
-		e.metrics.appendSeconds.Observe(time.Since(begin).Seconds())
-		e.metrics.rows.Add(float64(inserted))
+		if !b.DryRun {
+			e.metrics.appendSeconds.Observe(time.Since(begin).Seconds())
+			e.metrics.rows.Add(float64(inserted))
+		}
 	}()
 	d, err := checkBatch(b)
 	if err != nil {
@@ -61,11 +63,14 @@ func (e *events) Append(ctx context.Context, b event.Batch) (inserted int, err e
 func (e *events) commit(ctx context.Context, b *event.Batch, rows []event.Row) (int, error) {
 	w := e.writer
 	inserted, err := w.append(ctx, b, rows)
-	if err != nil {
+	if err != nil || b.DryRun {
 		if rollback := w.rollback(); rollback != nil {
 			// The connection is in no state we know: the next call opens another.
 			err = errors.Join(err, rollback)
 			e.closeWriter()
+		}
+		if err == nil {
+			return inserted, nil // a dry run: it was all but the commit
 		}
 		return 0, dataError(err)
 	}

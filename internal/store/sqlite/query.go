@@ -164,9 +164,12 @@ func (p *pager) read(ctx context.Context, stmt *stdsql.Stmt, d day, s span) erro
 		if err != nil {
 			return err
 		}
+		p.last = cursor{day: d, seq: seq}
+		if p.q.Ascending {
+			ev.Cursor = p.last.String()
+		}
 		p.events = append(p.events, ev)
 		p.bytes += len(ev.Payload) + len(ev.Attributes)
-		p.last = cursor{day: d, seq: seq}
 	}
 	return rows.Err()
 }

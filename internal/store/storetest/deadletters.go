@@ -41,17 +41,18 @@ func DeadLetters(t *testing.T, fresh func(t testing.TB) deadletter.Store) {
 // letter returns a letter that is told apart by n.
 func letter(tenant string, n int) deadletter.Letter {
 	return deadletter.Letter{
-		ID:         fmt.Sprintf("00000000-0000-5000-8000-%012d", n),
-		TenantID:   tenant,
-		Kind:       deadletter.KindEvent,
-		Reason:     fmt.Sprintf("reason %d", n),
-		Source:     "shop",
-		Type:       "order.placed",
-		EventID:    fmt.Sprint("event-", n),
-		BatchID:    "batch",
-		ReceivedAt: monday.Add(time.Duration(n/2) * time.Second), // pairs share a time
-		Attempts:   1,
-		Payload:    fmt.Appendf(nil, `{"n":%d}`, n),
+		ID:          fmt.Sprintf("00000000-0000-5000-8000-%012d", n),
+		TenantID:    tenant,
+		Kind:        deadletter.KindEvent,
+		Reason:      fmt.Sprintf("reason %d", n),
+		Source:      "shop",
+		Type:        "order.placed",
+		EventID:     fmt.Sprint("event-", n),
+		BatchID:     "batch",
+		ReceivedAt:  monday.Add(time.Duration(n/2) * time.Second), // pairs share a time
+		Attempts:    1,
+		ContentType: "application/json",
+		Payload:     fmt.Appendf(nil, `{"n":%d}`, n),
 	}
 }
 
@@ -341,14 +342,14 @@ func letterTenants(t *testing.T, s deadletter.Store) {
 // A dead letter is where broken text ends up, so no text may be refused here.
 func letterOddText(t *testing.T, s deadletter.Store) {
 	l := letter("demo", 1)
-	l.Reason, l.Type, l.EventID, l.Source = "a\x00b", "\xff\xfe", "c\xc3", "\x00"
+	l.Reason, l.Type, l.EventID, l.Source, l.ContentType = "a\x00b", "\xff\xfe", "c\xc3", "\x00", "text/\xff"
 	addLetters(t, s, l)
 	got, err := s.Get(t.Context(), "demo", l.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := l
-	want.Reason, want.Type, want.EventID, want.Source = "a\uFFFDb", "\uFFFD", "c\uFFFD", "\uFFFD"
+	want.Reason, want.Type, want.EventID, want.Source, want.ContentType = "a\uFFFDb", "\uFFFD", "c\uFFFD", "\uFFFD", "text/\uFFFD"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the letter differs (-want +got):\n%s", diff)
 	}

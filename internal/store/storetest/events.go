@@ -15,6 +15,7 @@ func Events(t *testing.T, fresh EventsFactory) {
 		{"logs do not disturb each other", logsAreIndependent},
 		{"a batch that breaks the contract is refused and changes nothing", badBatchIsRefused},
 		{"a row with data no database takes is ErrData and changes nothing", badDataIsRefused},
+		{"a dry run answers like an append and changes nothing", dryRunChangesNothing},
 		{"a cancelled append leaves nothing", cancelledAppendLeavesNothing},
 
 		{"a lost reply shows in the position", lostReplyShowsInPosition},

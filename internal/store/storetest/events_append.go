@@ -170,6 +170,40 @@ func badDataIsRefused(t *testing.T, h *EventsHarness) {
 	}
 }
 
+func dryRunChangesNothing(t *testing.T, h *EventsHarness) {
+	ctx := testContext(t)
+	f := newFeed(h.Store, 1)
+	dry := f.batch(row("demo", "t", "dry", monday))
+	dry.DryRun = true
+	if n, err := h.Store.Append(ctx, dry); n != 1 || err != nil {
+		t.Errorf("dry run on a new store: %d, error %v; want 1", n, err)
+	}
+	if _, known, err := h.Store.Position(ctx, f.log); known || err != nil {
+		t.Errorf("after a dry run the log is known: %v, error %v", known, err)
+	}
+	f.add(t, ctx, row("demo", "t", "a", monday))
+	dry = f.batch(row("demo", "t", "x", monday), row("demo", "t", "dry", monday), row("demo", "t", "dry", monday))
+	dry.DryRun, dry.Exact, dry.ExactDays = true, true, 1
+	for range 2 {
+		if n, err := h.Store.Append(ctx, dry); n != 2 || err != nil {
+			t.Errorf("exact dry run: %d, error %v; want 2, as one repeats another", n, err)
+		}
+	}
+	dry.Rows[1].Type = ""
+	if _, err := h.Store.Append(ctx, dry); !errors.Is(err, event.ErrData) {
+		t.Errorf("dry run of bad data: error %v, want event.ErrData", err)
+	}
+	dry.Rows[1].Type = "t"
+	dry.From--
+	var position *event.PositionError
+	if _, err := h.Store.Append(ctx, dry); !errors.As(err, &position) {
+		t.Errorf("dry run elsewhere: error %v, want a PositionError", err)
+	}
+	wantPosition(t, ctx, h.Store, f.log, f.next)
+	f.add(t, ctx, row("demo", "t", "b", monday))
+	wantIDs(t, ctx, h.Store, "demo", "a", "b")
+}
+
 func cancelledAppendLeavesNothing(t *testing.T, h *EventsHarness) {
 	ctx := testContext(t)
 	f := newFeed(h.Store, 1)

@@ -172,11 +172,18 @@ func tailSeesEverything(t *testing.T, h *EventsHarness) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range p.Events {
+		for i, e := range p.Events {
 			if want := fmt.Sprintf("%08d", seen); e.ID != want {
 				t.Fatalf("the tail got %s after %d events, want %s", e.ID, seen, want)
 			}
+			if e.Cursor == "" || i == len(p.Events)-1 && e.Cursor != p.Next {
+				t.Fatalf("event %d of %d has the cursor %q, the page %q", i, len(p.Events), e.Cursor, p.Next)
+			}
 			seen++
+			if seen%101 == 0 { // a reader that left in the midst of a page comes back
+				p.Next = e.Cursor
+				break
+			}
 		}
 		if p.Next == "" {
 			t.Fatal("a tail that reached events got no cursor")

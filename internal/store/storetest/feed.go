@@ -121,6 +121,12 @@ func all(t testing.TB, ctx context.Context, s event.Store, q event.Query) []even
 		if len(p.Events) > q.Limit {
 			t.Fatalf("a page of %d events where %d were asked for", len(p.Events), q.Limit)
 		}
+		for i := range p.Events {
+			if q.Ascending != (p.Events[i].Cursor != "") {
+				t.Fatalf("ascending %v, and event %d has the cursor %q", q.Ascending, i, p.Events[i].Cursor)
+			}
+			p.Events[i].Cursor = "" // what it does has a test of its own
+		}
 		out = append(out, p.Events...)
 		if p.Next == "" || q.Ascending && len(p.Events) == 0 {
 			return out

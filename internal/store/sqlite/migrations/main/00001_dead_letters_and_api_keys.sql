@@ -20,6 +20,7 @@ CREATE TABLE dead_letters (
     received_ns     INTEGER NOT NULL,
     attempts        INTEGER NOT NULL,
     last_attempt_ns INTEGER NOT NULL,
+    content_type    TEXT    NOT NULL,
     truncated       INTEGER NOT NULL,
     payload         BLOB    NOT NULL,
     PRIMARY KEY (tenant_id, id)
