@@ -74,12 +74,6 @@ type letterInput struct {
 	params
 }
 
-type redriveInput struct {
-	ID string `path:"id" maxLength:"64" doc:"The dead letter's id." example:"5f0c7d1e-8a52-5f6b-9c51-0d9be1c7a2f4"`
-	params
-	RawBody []byte `contentType:"application/json" required:"false"`
-}
-
 type (
 	filterInput      struct{ params }
 	letterOutput     struct{ Body deadLetter }
@@ -112,6 +106,9 @@ func (sf *surface) registerDeadLetters() {
 		Summary: "Redrive one dead letter",
 		Description: "Puts it back on its road as if it came now. A body, if there is one, goes in place of what the letter holds: " +
 			"send the mended event. Repeating a redrive has no second effect.",
+		SkipValidateBody: true, // the domain judges it
+		RequestBody: &huma.RequestBody{Description: "The event, body or delivery to put in its place.", Content: map[string]*huma.MediaType{
+			"application/json": {Schema: &huma.Schema{}, Example: exampleEvents()[0]}}},
 	}, auth.ScopeDeadLettersWrite, s.redriveDeadLetter)
 	register(sf, huma.Operation{
 		OperationID: "redriveDeadLetters", Method: http.MethodPost, Path: "/dead-letters/redrive", Tags: tags,
@@ -168,11 +165,11 @@ func (s *Server) getDeadLetter(ctx context.Context, in *letterInput) (*letterOut
 	return &letterOutput{Body: showLetter(&l)}, nil
 }
 
-func (s *Server) redriveDeadLetter(ctx context.Context, in *redriveInput) (*redrivenOutput, error) {
+func (s *Server) redriveDeadLetter(ctx context.Context, in *letterInput) (*redrivenOutput, error) {
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	if _, err := s.o.DeadLetters.Redrive(ctx, principalFrom(ctx).TenantID, in.ID, in.RawBody); err != nil {
+	if _, err := s.o.DeadLetters.Redrive(ctx, principalFrom(ctx).TenantID, in.ID, bodyFrom(ctx)); err != nil {
 		return nil, err
 	}
 	return &redrivenOutput{Body: redriven{ID: in.ID, Redriven: true}}, nil

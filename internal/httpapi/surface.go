@@ -92,6 +92,14 @@ func principalFrom(ctx context.Context) *auth.Principal {
 	return p
 }
 
+// bodyKey is where an operation finds the body as it is.
+type bodyKey struct{}
+
+func bodyFrom(ctx context.Context) []byte {
+	b, _ := ctx.Value(bodyKey{}).([]byte)
+	return b
+}
+
 // scopeKey is where an operation's metadata say which scope it needs.
 const scopeKey = "millrace-scope"
 
@@ -115,6 +123,7 @@ func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 				return
 			}
 			defer bd.release()
+			r = r.WithContext(context.WithValue(r.Context(), bodyKey{}, bd.data))
 		}
 		h(humago.NewContext(op, r, ex))
 	})
