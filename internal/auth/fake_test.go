@@ -65,7 +65,7 @@ func (s *memoryKeys) Insert(_ context.Context, k Key) error {
 	return nil
 }
 
-func (s *memoryKeys) ByID(_ context.Context, id string) (Key, error) {
+func (s *memoryKeys) ByID(ctx context.Context, id string) (Key, error) {
 	s.byID.Add(1)
 	s.mu.Lock()
 	k, ok := s.keys[id]
@@ -74,6 +74,8 @@ func (s *memoryKeys) ByID(_ context.Context, id string) (Key, error) {
 		s.onByID()
 	}
 	switch {
+	case ctx.Err() != nil:
+		return Key{}, ctx.Err()
 	case s.broken.Load():
 		return Key{}, errBroken
 	case !ok:

@@ -242,6 +242,24 @@ func TestIssuersCreatedAtTheSameTimeShareOneKey(t *testing.T) {
 	}
 }
 
+func TestCreatingAKeyNeverReplacesOne(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "issuer.key")
+	if err := createKeyFile(path); err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As a second process does that saw no file before the first was done.
+	if err := createKeyFile(path); err != nil {
+		t.Fatal(err)
+	}
+	if second, err := os.ReadFile(path); err != nil || string(second) != string(first) {
+		t.Errorf("the key was replaced (%v)", err)
+	}
+}
+
 func TestAnIssuerKeyThatCannotBeTrustedIsRefused(t *testing.T) {
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -224,16 +224,23 @@ func (r *Rates) Spend(key string, n int64) Decision {
 	now := r.now()
 	cost := int64(min(float64(max(n, 0))*p.nsPerUnit, float64(maxDebtTime)))
 	for {
-		b := r.bucketOf(key, p, now)
-		for {
-			old := b.fullAt.Load()
-			if old == evicted {
-				break // look for the key's new bucket
-			}
-			full := max(old, now) + cost
-			if cost == 0 || b.fullAt.CompareAndSwap(old, full) {
-				return p.decide(now, full)
-			}
+		if fullAt, ok := r.bucketOf(key, p, now).spend(now, cost); ok {
+			return p.decide(now, fullAt)
+		}
+	}
+}
+
+// spend takes cost nanoseconds from the bucket and returns when it will be full.
+// It takes nothing and returns false if the bucket was evicted.
+func (b *bucket) spend(now, cost int64) (fullAt int64, ok bool) {
+	for {
+		old := b.fullAt.Load()
+		if old == evicted {
+			return 0, false
+		}
+		fullAt = max(old, now) + cost
+		if cost == 0 || b.fullAt.CompareAndSwap(old, fullAt) {
+			return fullAt, true
 		}
 	}
 }

@@ -91,14 +91,14 @@ func TestIDsOfTheContextAreOnTheTopLevelOfEveryLine(t *testing.T) {
 
 func TestTwoLoggersFromOneGroupDoNotMix(t *testing.T) {
 	var buf bytes.Buffer
-	parent := testLogger(t, &buf, FormatJSON).WithGroup("g").With("p", 0)
+	parent := testLogger(t, &buf, FormatJSON).WithGroup("g").With("p", 0).With("q", 0)
 	a, b := parent.With("a", 1), parent.With("b", 2)
 	a.InfoContext(traced(t), "x")
-	if diff := cmp.Diff(map[string]any{"p": 0.0, "a": 1.0}, line(t, &buf)["g"]); diff != "" {
+	if diff := cmp.Diff(map[string]any{"p": 0.0, "q": 0.0, "a": 1.0}, line(t, &buf)["g"]); diff != "" {
 		t.Errorf("first logger (-want +got):\n%s", diff)
 	}
 	b.InfoContext(traced(t), "x")
-	if diff := cmp.Diff(map[string]any{"p": 0.0, "b": 2.0}, line(t, &buf)["g"]); diff != "" {
+	if diff := cmp.Diff(map[string]any{"p": 0.0, "q": 0.0, "b": 2.0}, line(t, &buf)["g"]); diff != "" {
 		t.Errorf("second logger (-want +got):\n%s", diff)
 	}
 }
