@@ -25,12 +25,14 @@ type events struct {
 	// afterCommit lets a test lose the reply of a commit that took place.
 	// Guarded by the append lock.
 	afterCommit func() error
+	// walLimit is walLimitBytes, less in tests.
+	walLimit int64
 }
 
 var _ event.Store = (*events)(nil)
 
 func newEvents(f *files, logger *slog.Logger, m *Metrics) *events {
-	return &events{files: f, logger: logger, metrics: m, appending: make(chan struct{}, 1)}
+	return &events{files: f, logger: logger, metrics: m, appending: make(chan struct{}, 1), walLimit: walLimitBytes}
 }
 
 func (e *events) lock(ctx context.Context) error {
