@@ -22,7 +22,6 @@ import (
 	"millrace/internal/blackbox"
 	"millrace/internal/event"
 	"millrace/internal/event/scan"
-	"millrace/internal/load"
 	"millrace/internal/store/sqlite"
 )
 
@@ -259,7 +258,7 @@ func (k *channel) close() error {
 
 // baselines measures the server and each baseline in turn.
 func baselines(ctx context.Context, b *bench, r *result) error {
-	measure := func(start func() (*target, error)) (float64, error) {
+	measure := func(name string, start func() (*target, error)) (float64, error) {
 		var acked []float64
 		for range b.repeats() {
 			t, err := start()
@@ -271,11 +270,13 @@ func baselines(ctx context.Context, b *bench, r *result) error {
 				return 0, err
 			}
 			acked = append(acked, report.AckedPerSecond)
-			noteRefusals(r, report)
+			if n := notAcked(report); n > 0 {
+				r.note("%s: %s of %s events were not acknowledged: %v", name, number(n), number(float64(report.Events.Sent)), report.Statuses)
+			}
 		}
 		return median(acked), nil
 	}
-	ours, err := measure(func() (*target, error) { return b.serve(ctx, r) })
+	ours, err := measure("millrace", func() (*target, error) { return b.serve(ctx, r) })
 	if err != nil {
 		return err
 	}
@@ -288,7 +289,7 @@ func baselines(ctx context.Context, b *bench, r *result) error {
 		{"channel", "a Go channel and no log", func() (*target, error) { return b.baseline(ctx, r, baselineChannel) }},
 		{"discard", "net/http that discards the body", func() (*target, error) { return b.baseline(ctx, r, baselineDiscard) }},
 	} {
-		theirs, err := measure(x.start)
+		theirs, err := measure(x.name, x.start)
 		if err != nil {
 			return fmt.Errorf("baseline %s: %w", x.name, err)
 		}
@@ -296,12 +297,6 @@ func baselines(ctx context.Context, b *bench, r *result) error {
 		r.add("millrace ÷ "+x.name, ours/theirs, "×")
 	}
 	return nil
-}
-
-func noteRefusals(r *result, report load.Report) {
-	if n := notAcked(report); n > 0 {
-		r.note("%s of %s events were not acknowledged: %v", number(n), number(float64(report.Events.Sent)), report.Statuses)
-	}
 }
 
 // baseline starts this program as a baseline server.
@@ -335,6 +330,6 @@ func (b *bench) baseline(ctx context.Context, r *result, which string) (*target,
 		if time.Now().After(end) {
 			return nil, errors.Join(err, t.stop(ctx))
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +43,9 @@ func (b *bench) measure(parent context.Context, s scenario) result {
 	ctx, cancel := context.WithTimeout(parent, 15*time.Minute)
 	defer cancel()
 	r := result{Name: s.name, What: s.what, Version: sourceVersion(ctx)}
+	if busy := othersBusy(); busy > 0.1 {
+		r.note("**Other work kept %s of %d cores busy just before this began, so do not trust the numbers.**", number(busy), runtime.NumCPU())
+	}
 	if err := s.run(ctx, b, &r); err != nil {
 		r.Error = err.Error()
 	}
@@ -68,6 +72,7 @@ func (b *bench) repeats() int {
 type target struct {
 	url, token string
 	server     *blackbox.Server // nil for a baseline
+	readyIn    time.Duration    // from the start of the process to ready
 	stop       func(context.Context) error
 }
 
@@ -90,6 +95,7 @@ func (b *bench) serveOn(ctx context.Context, r *result, dir string, args ...stri
 	if t.token, err = blackbox.Token(ctx, b.binary, dir); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	if t.server, err = blackbox.Start(o); err != nil {
 		return nil, err
 	}
@@ -102,6 +108,7 @@ func (b *bench) serveOn(ctx context.Context, r *result, dir string, args ...stri
 		t.server.Kill()
 		return nil, err
 	}
+	t.readyIn = time.Since(began)
 	t.stop = func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()

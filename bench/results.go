@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -267,6 +268,38 @@ func field(text, name string) string {
 		}
 	}
 	return "unknown"
+}
+
+// othersBusy measures for a second how many cores other work keeps busy; 0 if
+// that is not known. Nothing of the benchmark runs meanwhile.
+func othersBusy() float64 {
+	idle, total := cpuTicks()
+	<-time.After(time.Second)
+	idle2, total2 := cpuTicks()
+	if total2 == total {
+		return 0
+	}
+	return (1 - (idle2-idle)/(total2-total)) * float64(runtime.NumCPU())
+}
+
+// cpuTicks returns the idle time (waiting for disks is idle) and all time of all
+// cores since the machine began.
+func cpuTicks() (idle, total float64) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	for i, f := range strings.Fields(line)[1:] {
+		v, _ := strconv.ParseFloat(f, 64)
+		if i == 3 || i == 4 { // idle, iowait
+			idle += v
+		}
+		if i < 8 { // what follows is part of the others
+			total += v
+		}
+	}
+	return idle, total
 }
 
 // syncRate measures for a second how often the disk makes a write durable in
