@@ -81,9 +81,20 @@ func (ex *exchange) answer(status int, body []byte) {
 	_, _ = ex.Write(body)
 }
 
+// answerAtOnce lets an answer go out before the body has come in. Without it
+// net/http reads up to 256 KiB of a body before it writes the answer, so that a
+// refusal would wait for what it refuses. The connection still serves the next
+// request once the rest of the body has come.
+func (ex *exchange) answerAtOnce() {
+	if w, ok := ex.w.(interface{ EnableFullDuplex() error }); ok {
+		_ = w.EnableFullDuplex()
+	}
+}
+
 // refuse answers with a problem.
 func (ex *exchange) refuse(p *problem) {
 	ex.note(p)
+	ex.answerAtOnce()
 	h := ex.Header()
 	for name, values := range p.GetHeaders() {
 		h[name] = values

@@ -54,7 +54,7 @@ func (q *paramReader) wrong(name, format string, args ...any) {
 	q.errs = append(q.errs, parameterError{Location: "query." + name, Message: fmt.Sprintf(format, args...)})
 }
 
-// take returns a parameter's value, empty if it is absent.
+// take returns a parameter's value, empty if it is absent or empty.
 func (q *paramReader) take(name string) string {
 	q.known = append(q.known, name)
 	list := q.values[name]
@@ -64,9 +64,6 @@ func (q *paramReader) take(name string) string {
 	if len(list) > 1 {
 		q.wrong(name, "is given %d times; give it once", len(list))
 		return ""
-	}
-	if list[0] == "" {
-		q.wrong(name, "is empty; give a value or leave it out")
 	}
 	return list[0]
 }
