@@ -50,7 +50,7 @@ func ParseLevel(s string) (slog.Level, error) {
 // line. An attribute whose name says that it is a secret is masked, whatever it
 // holds; that is a net beneath careful callers, not a licence to log secrets.
 func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: maskSecrets}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: showAttr}
 	if format == FormatAuto || format == "" {
 		format = FormatJSON
 		if f, ok := w.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
@@ -66,11 +66,15 @@ func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, er
 	return nil, fmt.Errorf("telemetry: unknown log format %q; use %s, %s or %s", format, FormatAuto, FormatJSON, FormatText)
 }
 
-// maskSecrets hides the value of an attribute that is named like a secret or
-// stands in a group that is.
-func maskSecrets(groups []string, a slog.Attr) slog.Attr {
+// showAttr hides the value of an attribute that is named like a secret or stands
+// in a group that is, and gives durations their unit.
+func showAttr(groups []string, a slog.Attr) slog.Attr {
 	if isSecretName(a.Key) || slices.ContainsFunc(groups, isSecretName) {
 		return slog.String(a.Key, Masked)
+	}
+	if a.Value.Kind() == slog.KindDuration {
+		// A bare number of nanoseconds is for nobody; text has its unit.
+		return slog.String(a.Key, a.Value.Duration().String())
 	}
 	return a
 }

@@ -217,3 +217,15 @@ func BenchmarkLog(b *testing.B) {
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+func TestADurationIsLoggedWithItsUnit(t *testing.T) {
+	var out bytes.Buffer
+	logger, err := NewLogger(&out, slog.LevelInfo, FormatJSON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger.Info("x", "took", 1500*time.Millisecond)
+	if !strings.Contains(out.String(), `"took":"1.5s"`) {
+		t.Error(out.String())
+	}
+}
