@@ -130,9 +130,6 @@ func suggestion(candidate string) string {
 func nearest(name string, candidates []string) string {
 	best, bestDistance := "", max(2, len(name)/5)+1
 	for _, c := range candidates {
-		if strings.EqualFold(c, name) {
-			return c
-		}
 		if d := editDistance(strings.ToLower(name), strings.ToLower(c)); d < bestDistance {
 			best, bestDistance = c, d
 		}
