@@ -434,6 +434,78 @@ func checkRepaired(t *testing.T, where string, fs *faultfs.FS, n, storePosition 
 	}
 }
 
+func TestASealTellsHowManyRecordsAreLostBeforeIt(t *testing.T) {
+	fs := writtenLog(t, 50, true)
+	segments := inspect(t, fs).Segments
+	s := segments[1]
+	if err := fs.FlipBit(s.File, s.UsedBytes-512-700, 3); err != nil { // within the last data frame
+		t.Fatal(err)
+	}
+	for _, later := range segments[2:] {
+		if err := fs.Remove(later.File); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report, err := wal.Repair(fs, logDir, wal.RepairOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []wal.Gap{{From: s.Next - 1, UpTo: s.Next}, {From: s.Next, UpTo: s.Next + 1<<32, Open: true}}
+	if diff := cmp.Diff(want, report.Lost); diff != "" {
+		t.Error(diff)
+	}
+	l := mustOpen(t, smallOptions(fs))
+	if pos := mustAppend(t, l, "after"); pos.Seq != s.Next+1<<32 {
+		t.Errorf("the log goes on at %d", pos.Seq)
+	}
+}
+
+func TestARepairJoinsTheLogToTheStore(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		n        int
+		remove   int // first segments
+		position uint64
+		lost     []wal.Gap
+	}{
+		{"the store is ahead of a log that was brought back from a copy", 10, 0, 500, nil},
+		{"the store needs segments that are gone", 50, 2, 15, []wal.Gap{{From: 15, UpTo: 33}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			fs := writtenLog(t, test.n, true)
+			for _, s := range inspect(t, fs).Segments[:test.remove] {
+				if err := fs.Remove(s.File); err != nil {
+					t.Fatal(err)
+				}
+			}
+			report, err := wal.Repair(fs, logDir, wal.RepairOptions{StorePosition: test.position})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.lost, report.Lost); diff != "" {
+				t.Error(diff)
+			}
+			l := mustOpen(t, smallOptions(fs))
+			r, err := l.NewReader(test.position)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			mustAppend(t, l, "after")
+			f, err := r.Next(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.lost != nil && (f.FirstSeq != test.lost[0].UpTo || string(f.Records[0]) != record(f.FirstSeq)) {
+				t.Errorf("after the gap comes %d", f.FirstSeq)
+			}
+			if test.lost == nil && (f.FirstSeq != test.position || string(f.Records[0]) != "after") {
+				t.Errorf("where the store stands comes %d", f.FirstSeq)
+			}
+		})
+	}
+}
+
 func TestAHealthyLogNeedsNoRepair(t *testing.T) {
 	for _, n := range []int{0, 1, 60} {
 		for _, closed := range []bool{true, false} {

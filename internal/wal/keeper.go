@@ -94,6 +94,8 @@ func (k *keeper) run() {
 		select {
 		case <-k.quit:
 			return
+		case <-k.l.failed: // nothing is certain any more: leave the files to the next start
+			return
 		case <-tick.C:
 			k.checkDisk()
 		case <-k.wake:
@@ -166,6 +168,9 @@ func (k *keeper) dispose(s *segment, reuse bool) error {
 				l.log.Warn("cannot reuse a released segment", "file", sp.path, "error", err)
 			}
 			if err := k.syncDir(); err != nil {
+				if sp.file != nil {
+					_ = sp.file.Close()
+				}
 				return err
 			}
 			if sp.file != nil {
