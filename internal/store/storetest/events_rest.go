@@ -243,7 +243,7 @@ func manyRows(n int, at time.Time) []event.Row {
 func readersWhileAppending(t *testing.T, h *EventsHarness) {
 	ctx := testContext(t)
 	f := newFeed(h.Store, 1)
-	batches := traffic(120, 50, 2)
+	batches := traffic(60, 50, 2)
 	f.add(t, ctx, batches[0]...)
 	reading, stop := context.WithCancel(ctx)
 	defer stop()

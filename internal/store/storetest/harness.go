@@ -41,7 +41,7 @@ func (h *EventsHarness) need(t *testing.T, name string, there bool) {
 }
 
 // deadline bounds every test of the suites.
-const deadline = 60 * time.Second
+const deadline = 3 * time.Minute
 
 func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
