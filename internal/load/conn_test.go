@@ -41,7 +41,7 @@ func rawServer(t *testing.T, answers ...string) *conn {
 				text := answers[0]
 				answers = answers[1:]
 				_, _ = io.WriteString(nc, text)
-				if strings.HasSuffix(text, "<close>") {
+				if strings.HasSuffix(text, "<close>") || strings.Contains(text, "Connection: close") {
 					break
 				}
 			}
