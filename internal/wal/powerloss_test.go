@@ -220,7 +220,7 @@ func (w *world) consume(l *wal.Log, stop <-chan struct{}, rng *rand.Rand) error 
 }
 
 func TestNoPowerLossLosesAnAcknowledgedRecord(t *testing.T) {
-	seeds := 700
+	seeds := 300
 	if testing.Short() {
 		seeds = 100
 	}
