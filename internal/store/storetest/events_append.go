@@ -202,6 +202,10 @@ func dryRunChangesNothing(t *testing.T, h *EventsHarness) {
 	wantPosition(t, ctx, h.Store, f.log, f.next)
 	f.add(t, ctx, row("demo", "t", "b", monday))
 	wantIDs(t, ctx, h.Store, "demo", "a", "b")
+	hashes := 0
+	if err := h.Store.RecentHashes(ctx, monday, func(event.Hash, time.Time) bool { hashes++; return true }); hashes != 2 || err != nil {
+		t.Errorf("%d recent hashes, error %v; want 2", hashes, err)
+	}
 }
 
 func cancelledAppendLeavesNothing(t *testing.T, h *EventsHarness) {

@@ -264,6 +264,12 @@ func rareTypeIsFound(t *testing.T, h *EventsHarness) {
 			}
 		}
 	}
+	for _, ascending := range []bool{false, true} {
+		q := event.Query{TenantID: "demo", Type: "common", Limit: 7000, Ascending: ascending}
+		if !reflect.DeepEqual(matching(f.rows, q), all(t, ctx, h.Store, q)) {
+			t.Errorf("ascending %v: the common events are not those that were appended", ascending)
+		}
+	}
 	for n := 0; n < events; n += 9_973 {
 		if _, err := h.Store.Event(ctx, f.rows[n].TenantID, fmt.Sprint(n)); err != nil {
 			t.Errorf("event %d by id: %v", n, err)
