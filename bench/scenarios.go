@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -218,11 +219,10 @@ func startup(ctx context.Context, b *bench, r *result) error {
 	if err != nil {
 		return err
 	}
-	if err := fillBacklog(ctx, b, r, t, want); err != nil {
+	if err := fillBacklog(ctx, b, r, t, dir, want); err != nil {
 		t.server.Kill()
 		return err
 	}
-	t.server.Kill()
 	var took, backlog []float64
 	for range b.repeats() {
 		if t, err = b.serveOn(ctx, r, dir); err != nil {
@@ -245,20 +245,68 @@ func startup(ctx context.Context, b *bench, r *result) error {
 	return nil
 }
 
-// fillBacklog offers events until the backlog is as large as wanted.
-func fillBacklog(ctx context.Context, b *bench, r *result, t *target, want float64) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+// fillBacklog offers events until the backlog is as large as wanted. Meanwhile it
+// holds the lock of the day's file as another process would, so that the server
+// accepts and stores nothing.
+func fillBacklog(ctx context.Context, b *bench, r *result, t *target, dir string, want float64) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
+	const piece = "100000"
+	offer := func() error {
+		_, err := b.offer(ctx, r, t, "--rate", "max", "--count", piece)
+		return err
+	}
+	if err := offer(); err != nil { // the day's file is made with the first event
+		return err
+	}
+	if _, err := settle(ctx, t.server); err != nil {
+		return err
+	}
+	release, err := lockDays(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	for {
-		if _, err := b.offer(ctx, r, t, "--rate", "max", "--duration", "3s"); err != nil {
+		if err := offer(); err != nil {
 			return err
 		}
 		m, err := t.server.Metrics(ctx)
 		if err != nil {
 			return err
 		}
-		if n, _ := m.Sum("millrace_wal_backlog_bytes"); n >= want {
+		n, _ := m.Sum("millrace_wal_backlog_bytes")
+		if n >= want {
+			t.server.Kill()
 			return nil
 		}
 	}
+}
+
+// lockDays takes the write lock of each day file in a data directory.
+func lockDays(ctx context.Context, dir string) (release func(), err error) {
+	files, err := filepath.Glob(filepath.Join(dir, "events", "*.db"))
+	if err != nil || len(files) == 0 {
+		return nil, fmt.Errorf("there are no day files in %s: %v", dir, err)
+	}
+	var open []*sql.DB
+	release = func() {
+		for _, db := range open {
+			_ = db.Close() // gives up the lock with the connection
+		}
+	}
+	for _, file := range files {
+		db, err := sql.Open("sqlite", "file:"+file+"?_pragma=busy_timeout(10000)")
+		if err != nil {
+			release()
+			return nil, err
+		}
+		open = append(open, db)
+		db.SetMaxOpenConns(1)
+		if _, err := db.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+			release()
+			return nil, fmt.Errorf("lock %s: %w", file, err)
+		}
+	}
+	return release, nil
 }
