@@ -29,10 +29,11 @@ func run() int {
 		Env:         os.Environ(),
 		Interactive: isatty.IsTerminal(os.Stdin.Fd()),
 	}, cli.Deps{
-		Version:  app.Version(),
-		Serve:    app.Run,
-		Control:  app.Control,
-		Token:    app.Token,
-		LockData: app.LockData,
+		Version:       app.Version(),
+		Serve:         app.Run,
+		Control:       app.Control,
+		Token:         app.Token,
+		LockData:      app.LockData,
+		StorePosition: app.StorePosition,
 	})
 }
