@@ -165,6 +165,7 @@ func (s *Server) receive(ex *exchange, r *http.Request) (*body, *problem) {
 		bd.release()
 		return nil, s.readProblem(r, enc, &src, err)
 	}
+	ex.pending = nil
 	s.metrics.bodyBytes.WithLabelValues(enc.String()).Add(float64(len(bd.data)))
 	return bd, nil
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -30,7 +32,11 @@ type exchange struct {
 	status    int
 	written   int64
 	problem   string // slug of the problem that was answered
-	cause     error  // what lies behind it, for the log
+	// pending is the request's body while some of it may be unread on a connection
+	// that other requests will use; nil where nobody needs to care.
+	pending io.ReadCloser
+	cut     bool  // the connection must not be used again
+	cause   error // what lies behind it, for the log
 }
 
 // Header, Write and WriteHeader make an exchange an http.ResponseWriter.
@@ -81,28 +87,54 @@ func (ex *exchange) answer(status int, body []byte) {
 	_, _ = ex.Write(body)
 }
 
-// answerAtOnce lets an answer go out before the body has come in. Without it
-// net/http reads up to 256 KiB of a body before it writes the answer, so that a
-// refusal would wait for what it refuses. The connection still serves the next
-// request once the rest of the body has come.
-func (ex *exchange) answerAtOnce() {
-	if w, ok := ex.w.(interface{ EnableFullDuplex() error }); ok {
-		_ = w.EnableFullDuplex()
-	}
-}
-
 // refuse answers with a problem.
 func (ex *exchange) refuse(p *problem) {
 	ex.note(p)
-	ex.answerAtOnce()
 	h := ex.Header()
 	for name, values := range p.GetHeaders() {
 		h[name] = values
 	}
 	h["Content-Type"] = valueProblem
-	ex.WriteHeader(p.Status)
 	var stack [768]byte
-	_, _ = ex.Write(p.appendJSON(stack[:0]))
+	b := p.appendJSON(stack[:0])
+	if ex.pending != nil && h["Connection"] == nil {
+		ex.refuseAtOnce(p.Status, b)
+		return
+	}
+	ex.WriteHeader(p.Status)
+	_, _ = ex.Write(b)
+}
+
+// maxDrainBytes is how much of a refused body is read so that its connection can
+// be used again; with more to come it is cheaper for both to begin a new one.
+const maxDrainBytes = 256 << 10
+
+// refuseAtOnce answers before the body has come in, and then reads the rest of it
+// away. Left to itself net/http does it the other way round, so that a refusal
+// waits for what it refuses.
+//
+// The rest is read here and not left to net/http, which after a full-duplex
+// answer reads it too late to take notice of its end: the next request on the
+// connection would then fail.
+func (ex *exchange) refuseAtOnce(status int, answer []byte) {
+	duplex, ok := ex.w.(interface{ EnableFullDuplex() error })
+	ok = ok && duplex.EnableFullDuplex() == nil
+	ex.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+	ex.WriteHeader(status)
+	_, _ = ex.Write(answer)
+	if !ok {
+		return
+	}
+	if http.NewResponseController(ex.w).Flush() != nil {
+		ex.cut = true
+		return
+	}
+	// The reader tells net/http to end the connection in good order if there is
+	// too much. Any other failure leaves bytes behind that would be taken for the
+	// next request.
+	_, err := io.Copy(io.Discard, http.MaxBytesReader(ex.w, ex.pending, maxDrainBytes))
+	var tooMuch *http.MaxBytesError
+	ex.cut = err != nil && !errors.As(err, &tooMuch)
 }
 
 // note stamps a problem with the request and keeps what the log wants of it.
@@ -132,6 +164,10 @@ func (sf *surface) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.ContentLength != 0 {
 		ex.setReadDeadline(ex.start.Add(s.o.BodyTimeout))
+		// A client that waits to be asked for its body is not asked for nothing.
+		if r.ProtoMajor == 1 && r.ContentLength <= maxDrainBytes && len(r.Header["Expect"]) == 0 {
+			ex.pending = r.Body
+		}
 	}
 	sf.mux.ServeHTTP(ex, r)
 }
@@ -151,6 +187,7 @@ func (sf *surface) finish(ex *exchange, r *http.Request) {
 			ex.status = http.StatusInternalServerError
 		}
 	}
+	aborted = aborted || ex.cut
 	d := time.Since(ex.start)
 	s.metrics.inFlight.Dec()
 	ex.route.observe(s.metrics, r.Method, ex.status, d)

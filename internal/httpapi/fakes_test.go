@@ -39,12 +39,15 @@ type fakeEvents struct {
 
 func (f *fakeEvents) Admit() error { return f.admit }
 
-func (f *fakeEvents) Ingest(_ context.Context, s event.Submission) (event.Receipt, error) {
+func (f *fakeEvents) Ingest(ctx context.Context, s event.Submission) (event.Receipt, error) {
 	if f.begun != nil {
 		f.begun <- struct{}{}
 	}
 	if f.release != nil {
 		<-f.release
+		if ctx.Err() != nil {
+			return event.Receipt{}, ctx.Err()
+		}
 	}
 	if f.panics {
 		panic("boom")
@@ -125,6 +128,12 @@ func (f *fakeReader) Stats(ctx context.Context, q event.StatsQuery) ([]event.Ser
 	defer f.mu.Unlock()
 	f.stats = q
 	return f.series, f.err
+}
+
+func (f *fakeReader) tailed() event.TailQuery {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.tail
 }
 
 func (f *fakeReader) Tail(ctx context.Context, q event.TailQuery, yield func(event.Event, string) error) (err error) {

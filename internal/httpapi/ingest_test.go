@@ -372,6 +372,18 @@ func TestABodyOfUnknownLengthGrowsWithinItsBounds(t *testing.T) {
 	}
 }
 
+func TestACompressedBodyThatNeverEndsIsCutByItsOwnSize(t *testing.T) {
+	// Empty gzip members add nothing to the output, however many there are.
+	f := newFixture(t)
+	req := httptest.NewRequest("POST", "/events", struct{ *strings.Reader }{strings.NewReader(strings.Repeat(gzipped(t, nil), 100_000))})
+	req.ContentLength = -1
+	req.Header.Set("Authorization", "Bearer writer")
+	req.Header.Set("Content-Encoding", "gzip")
+	w := httptest.NewRecorder()
+	f.server.Handler().ServeHTTP(w, req)
+	wantProblem(t, w, 413, "body-too-large")
+}
+
 func TestPostHookHandsTheRawDeliveryOver(t *testing.T) {
 	f := newFixture(t, func(o *Options) {
 		o.HookTenant = func(source string) (string, bool) { return "demo", source != "unknown" }

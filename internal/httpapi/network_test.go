@@ -144,6 +144,76 @@ func TestARefusedRequestLeavesTheConnectionUsable(t *testing.T) {
 	}
 }
 
+func TestARefusalDoesNotWaitForTheBodyItRefuses(t *testing.T) {
+	for name, c := range map[string]struct{ head, body string }{
+		"of a declared length": {"Content-Length: 14\r\n\r\n", `[{"type":"a"}]`},
+		"in chunks":            {"Transfer-Encoding: chunked\r\n\r\n", "e\r\n[{\"type\":\"a\"}]\r\n0\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			conn, r := s.raw("%s%s", strings.Replace(postHead, "writer", "nobody", 1), c.head)
+			for range 3 {
+				resp, body := s.answer(r) // nothing of the body was sent
+				wantProblemIn(t, resp.StatusCode, resp.Header, body, 401, "token-malformed")
+				if resp.Close {
+					t.Fatal("the connection ends")
+				}
+				if _, err := fmt.Fprint(conn, c.body, strings.Replace(postHead, "writer", "nobody", 1), c.head); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.answer(r)
+			if _, err := fmt.Fprint(conn, c.body, postHead, c.head, c.body); err != nil {
+				t.Fatal(err)
+			}
+			if resp, body := s.answer(r); resp.StatusCode != 202 {
+				t.Errorf("status %d: %s", resp.StatusCode, body)
+			}
+		})
+	}
+}
+
+func TestARefusedBodyThatDoesNotComeEndsTheConnection(t *testing.T) {
+	s := serve(t, func(o *Options) { o.BodyTimeout = 100 * time.Millisecond })
+	conn, r := s.raw("%s%s", strings.Replace(postHead, "writer", "nobody", 1), "Content-Length: 1000\r\n\r\n")
+	resp, body := s.answer(r)
+	wantProblemIn(t, resp.StatusCode, resp.Header, body, 401, "token-malformed")
+	// What comes now must not be taken for a request.
+	if _, err := r.ReadByte(); err == nil {
+		t.Error("the connection goes on")
+	}
+	_, _ = fmt.Fprint(conn, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+	if _, err := http.ReadResponse(r, nil); err == nil {
+		t.Error("the rest of a body was answered as a request")
+	}
+}
+
+func TestARefusedBodyThatIsTooLongEndsTheConnectionInGoodOrder(t *testing.T) {
+	const size = 512 << 10
+	for name, head := range map[string]string{
+		"of a declared length": fmt.Sprintf("Content-Length: %d\r\n\r\n", size),
+		"in chunks":            fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n", size),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			conn, r := s.raw("%s%s", strings.Replace(postHead, "writer", "nobody", 1), head)
+			resp, body := s.answer(r)
+			wantProblemIn(t, resp.StatusCode, resp.Header, body, 401, "token-malformed")
+			_, _ = conn.Write(make([]byte, size)) // fails somewhere, or not
+			if _, err := r.ReadByte(); err == nil {
+				t.Error("the connection goes on")
+			}
+		})
+	}
+}
+
+func TestAClientThatAsksBeforeItSendsIsNotAskedForWhatIsRefused(t *testing.T) {
+	s := serve(t)
+	_, r := s.raw("%s%s", strings.Replace(postHead, "writer", "nobody", 1), "Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
+	resp, body := s.answer(r) // and no 100 before it
+	wantProblemIn(t, resp.StatusCode, resp.Header, body, 401, "token-malformed")
+}
+
 func TestTheTimeForTheBodyDoesNotEndTheTimeForTheAnswer(t *testing.T) {
 	// The deadline for reading also watches the connection while the handler
 	// works; it must be gone once the body is there.
@@ -320,8 +390,12 @@ func TestACertificateIsLoadedAgainWhenItsFileChanges(t *testing.T) {
 	if got := serial(); got != 2 {
 		t.Errorf("serial %d with a broken file, want the old one", got)
 	}
-	if !strings.Contains(s.logs.String(), "cannot be loaded") {
-		t.Error("the log does not say that the new certificate is broken")
+	serial()
+	if n := strings.Count(s.logs.String(), "loaded again"); n != 1 {
+		t.Errorf("one change was loaded %d times", n)
+	}
+	if n := strings.Count(s.logs.String(), "cannot be loaded"); n != 1 {
+		t.Errorf("one broken file was told %d times", n)
 	}
 }
 

@@ -57,7 +57,7 @@ func TestQueryParametersReachTheReader(t *testing.T) {
 	if diff := cmp.Diff(want, f.reader.query); diff != "" {
 		t.Error(diff)
 	}
-	f.call("GET", "/events", "")
+	f.call("GET", "/events?type=&from=&cursor=&limit=", "") // an empty value is none
 	if diff := cmp.Diff(event.Query{TenantID: "demo", Limit: 50}, f.reader.query); diff != "" {
 		t.Error(diff)
 	}
@@ -73,7 +73,6 @@ func TestWrongQueryParametersAreNamedWithTheMend(t *testing.T) {
 		{"a limit that is no number", "/events?limit=many", "query.limit", "from 1 to 1000"},
 		{"a limit of nothing", "/events?limit=0", "query.limit", "from 1 to 1000"},
 		{"a limit too large", "/events?limit=1001", "query.limit", "from 1 to 1000"},
-		{"an empty value", "/events?type=", "query.type", "leave it out"},
 		{"a parameter twice", "/events?type=a&type=b", "query.type", "once"},
 		{"a misspelt parameter", "/events?tpye=a", "query.tpye", "type, from, to, limit, cursor"},
 		{"a long type", "/events?type=" + strings.Repeat("x", 300), "query.type", "256"},

@@ -62,6 +62,13 @@ func (w *flushWriter) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
+// code returns the status that was written, 0 if none was.
+func (w *flushWriter) code() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.status
+}
+
 // take returns what was flushed since the last call.
 func (w *flushWriter) take() string {
 	w.mu.Lock()
@@ -113,8 +120,8 @@ func TestATailSendsEachEventAtOnceWithItsCursor(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fixture) {
 		tl := tail(f, "/events/tail?type=a")
 		defer tl.end()
-		if got := tl.w.take(); got != "retry: 2000\n\n" || tl.w.status != 200 || tl.w.h.Get("Content-Type") != "text/event-stream" {
-			t.Fatalf("the stream begins with status %d, %v, %q", tl.w.status, tl.w.h, got)
+		if got := tl.w.take(); got != "retry: 2000\n\n" || tl.w.code() != 200 || tl.w.h.Get("Content-Type") != "text/event-stream" {
+			t.Fatalf("the stream begins with status %d, %v, %q", tl.w.code(), tl.w.h, got)
 		}
 		f.reader.feed <- stored("1", "{\n\"a\":\r\n1}")
 		synctest.Wait()
@@ -123,7 +130,7 @@ func TestATailSendsEachEventAtOnceWithItsCursor(t *testing.T) {
 		if got := tl.w.take(); got != want {
 			t.Errorf("got  %q\nwant %q", got, want)
 		}
-		if q := f.reader.tail; q.TenantID != "demo" || q.Type != "a" || q.Cursor != "" {
+		if q := f.reader.tailed(); q.TenantID != "demo" || q.Type != "a" || q.Cursor != "" {
 			t.Errorf("query %+v", q)
 		}
 	})
@@ -149,15 +156,15 @@ func TestATailResumesAfterTheLastIDItSent(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fixture) {
 		tl := tail(f, "/events/tail?cursor=old", "Last-Event-ID", "c-9")
 		defer tl.end()
-		if f.reader.tail.Cursor != "c-9" {
-			t.Errorf("cursor %q", f.reader.tail.Cursor)
+		if f.reader.tailed().Cursor != "c-9" {
+			t.Errorf("cursor %q", f.reader.tailed().Cursor)
 		}
-		if tl.w.status != 0 {
+		if tl.w.code() != 0 {
 			t.Error("the answer began before the cursor was known to be good")
 		}
 		time.Sleep(resumeGrace)
 		synctest.Wait()
-		if tl.w.status != 200 {
+		if tl.w.code() != 200 {
 			t.Error("the stream did not open")
 		}
 	})
@@ -167,7 +174,7 @@ func TestATailWithABadCursorIsRefused(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fixture) {
 		tl := tail(f, "/events/tail?cursor=bad")
 		<-tl.done
-		wantProblemIn(t, tl.w.status, tl.w.h, tl.w.pending.Bytes(), 400, "invalid-parameter")
+		wantProblemIn(t, tl.w.code(), tl.w.h, tl.w.pending.Bytes(), 400, "invalid-parameter")
 	})
 }
 
@@ -206,15 +213,15 @@ func TestTailsAreBoundedByTenantAndInAll(t *testing.T) {
 		a, b := tail(f, "/events/tail"), tail(f, "/events/tail")
 		third := tail(f, "/events/tail")
 		<-third.done
-		wantProblemIn(t, third.w.status, third.w.h, third.w.pending.Bytes(), 429, "too-many-streams")
+		wantProblemIn(t, third.w.code(), third.w.h, third.w.pending.Bytes(), 429, "too-many-streams")
 		other := tail(f, "/events/tail", "Authorization", "Bearer other")
 		full := tail(f, "/events/tail", "Authorization", "Bearer other")
 		<-full.done
-		wantProblemIn(t, full.w.status, full.w.h, full.w.pending.Bytes(), 429, "too-many-streams")
+		wantProblemIn(t, full.w.code(), full.w.h, full.w.pending.Bytes(), 429, "too-many-streams")
 		a.end()
 		again := tail(f, "/events/tail")
-		if again.w.status != 200 {
-			t.Errorf("status %d after a place became free", again.w.status)
+		if again.w.code() != 200 {
+			t.Errorf("status %d after a place became free", again.w.code())
 		}
 		for _, tl := range []*tailing{b, other, again} {
 			tl.end()
