@@ -134,8 +134,16 @@ func (ex *exchange) refuseAtOnce(status int, answer []byte) {
 	// next request.
 	_, err := io.Copy(io.Discard, http.MaxBytesReader(ex.w, ex.pending, maxDrainBytes))
 	var tooMuch *http.MaxBytesError
-	ex.cut = err != nil && !errors.As(err, &tooMuch)
+	if errors.As(err, &tooMuch) {
+		ex.setReadDeadline(time.Now().Add(farewell)) // net/http reads on for a while
+		return
+	}
+	ex.cut = err != nil
 }
+
+// farewell is how long a connection that must end may still bring what nobody
+// reads, so that the answer gets through before the end does.
+const farewell = 500 * time.Millisecond
 
 // note stamps a problem with the request and keeps what the log wants of it.
 func (ex *exchange) note(p *problem) {
