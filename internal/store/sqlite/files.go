@@ -175,6 +175,9 @@ func (f *files) settle(ctx context.Context) error {
 	f.mu.Unlock()
 	for _, file := range stale {
 		db, err := f.acquire(file)
+		if errors.Is(err, errDropped) {
+			continue // then it held no log's position
+		}
 		if err != nil {
 			return err
 		}
