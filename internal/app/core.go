@@ -138,6 +138,7 @@ func (c *core) openEvents(ctx context.Context) (err error) {
 	if e.Ack == string(event.AckStore) {
 		o.MinInterval = 0 // callers wait for the commit
 	}
+	o.GiveWay = c.giveWay
 	if c.sink, err = event.NewSink(o); err != nil {
 		return err
 	}
@@ -153,6 +154,17 @@ func (c *core) openEvents(ctx context.Context) (err error) {
 	c.reader = event.NewReader(store, c.sink, nil)
 	c.letters = deadletter.NewService(c.db.DeadLetters(), event.Redriver{Ingester: c.ingester, Store: store}, time.Now, c.logger)
 	return nil
+}
+
+// crowd is how many submissions being accepted at once mean that accepting is
+// short of something: at 80,000 events a second in batches of a hundred there are
+// a handful.
+const crowd = 32
+
+// giveWay says whether the sink should leave processor and disk to accepting:
+// when there is a crowd, and the backlog is less than half full.
+func (c *core) giveWay() bool {
+	return c.ingester.Pending() >= crowd && c.log.Backlog() < c.log.MaxBacklog()/2
 }
 
 func (c *core) openWindow(ctx context.Context) (err error) {

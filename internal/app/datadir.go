@@ -37,6 +37,9 @@ func openDataDir(path string) (*dataDir, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Whatever this process writes from here on is for its owner alone, also what
+	// a library creates.
+	unix.Umask(0o077)
 	f, err := os.OpenFile(filepath.Join(path, lockName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of the data directory: %w", err)

@@ -53,6 +53,9 @@ func (c *core) countLetters(ctx context.Context, gauge *prometheus.GaugeVec) {
 }
 
 func (c *core) dropOld(ctx context.Context) {
+	// Dropping a day waits for who reads it.
+	ctx, cancel := context.WithTimeout(ctx, retainEvery/2)
+	defer cancel()
 	today := time.Now().UTC().Truncate(24 * time.Hour)
 	if days := c.cfg.Events.RetentionDays; days > 0 {
 		dropped, err := c.db.Events().DropBefore(ctx, today.AddDate(0, 0, -days))

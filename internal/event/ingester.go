@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -69,8 +70,9 @@ type IngesterOptions struct {
 
 // Ingester accepts events. It is safe for concurrent use and owns no goroutine.
 type Ingester struct {
-	o    IngesterOptions
-	pool sync.Pool // of *submission
+	o       IngesterOptions
+	pool    sync.Pool // of *submission
+	pending atomic.Int64
 }
 
 // NewIngester returns an Ingester.
@@ -160,8 +162,12 @@ func (in *Ingester) keep(sub *submission, entry deadEntry) {
 	in.o.Metrics.malformed.Inc()
 }
 
+// Pending returns how many submissions are being accepted now.
+func (in *Ingester) Pending() int { return int(in.pending.Load()) }
+
 // begin takes a submission's working memory from the pool.
 func (in *Ingester) begin(tenantID string) *submission {
+	in.pending.Add(1)
 	sub := in.pool.Get().(*submission)
 	sub.tenantID = tenantID
 	sub.batchID = batchID(newUUID())
@@ -170,6 +176,7 @@ func (in *Ingester) begin(tenantID string) *submission {
 
 // end puts the working memory back, unless an unusual body made it large.
 func (in *Ingester) end(sub *submission) {
+	in.pending.Add(-1)
 	if cap(sub.record) > keepRecordBytes {
 		return
 	}

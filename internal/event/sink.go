@@ -31,6 +31,11 @@ type SinkOptions struct {
 	// there is less than a full batch to write: small commits cost as much as
 	// middling ones. Zero means none.
 	MinInterval time.Duration
+	// GiveWay, if set, is asked after each commit: true means that accepting is
+	// short of the processor and the disk while the backlog has room, so the sink
+	// rests for twice as long as the commit took. What it is for is a burst: the
+	// log takes events faster than a store can.
+	GiveWay func() bool
 	// Exact and ExactDays: see Batch.
 	Exact     bool
 	ExactDays int
@@ -148,8 +153,14 @@ func (s *Sink) run(ctx context.Context) error {
 		if err := s.commit(ctx); err != nil {
 			return err
 		}
+		if s.o.GiveWay != nil && s.o.GiveWay() {
+			sleep(ctx, min(2*s.o.Now().Sub(s.began), longestRest))
+		}
 	}
 }
+
+// longestRest bounds one rest of a sink that gives way.
+const longestRest = 250 * time.Millisecond
 
 // collect waits for a frame and fills the batch with what there is, up to its
 // bounds or the end of the day.

@@ -240,6 +240,22 @@ func TestTheSinkGoesOnFromWhereTheStoreStands(t *testing.T) {
 	b.wantIDs("a", "c")
 }
 
+func TestASinkThatGivesWayRestsAndStillCatchesUp(t *testing.T) {
+	b := newBench(t)
+	asked := 0
+	b.sink.o.GiveWay = func() bool { asked++; return true }
+	b.run()
+	for i := range 5 {
+		b.ingest(fmt.Sprint("e", i))
+		b.settle()
+	}
+	b.wantIDs("e0", "e1", "e2", "e3", "e4")
+	b.halt()
+	if asked != len(b.store.batches) {
+		t.Errorf("asked %d times in %d commits", asked, len(b.store.batches))
+	}
+}
+
 func TestRecordsOfAFrameThatTheStoreHasAlreadyAreLeftOut(t *testing.T) {
 	record := func(id string) []byte {
 		raw := appendRecordHeader(nil, batchID{}, "demo", 1, 0)

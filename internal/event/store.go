@@ -17,8 +17,8 @@ type Batch struct {
 	Day time.Time
 	// Rows are in order of receipt. It may be empty: the position still moves.
 	Rows []Row
-	// Exact asks that a row whose Hash was stored within the last ExactDays days
-	// (this one included), or stands earlier in Rows, is left out.
+	// Exact asks that a row whose Hash was stored by an exact batch within the last
+	// ExactDays days (this one included), or stands earlier in Rows, is left out.
 	Exact     bool
 	ExactDays int
 	// DryRun asks for everything but the commit: the transaction is rolled back.
