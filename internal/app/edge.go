@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
@@ -24,6 +25,9 @@ const jobEvents = "events"
 // jobRead is what needs the store.
 const jobRead = "reads"
 
+// queryTimeout bounds one query of the store.
+const queryTimeout = 15 * time.Second
+
 // newEdge builds the HTTP edge on a core.
 func (c *core) newEdge(authenticator httpapi.Authenticator, limits *limit.Metrics, tracer trace.Tracer, addresses func() []string) (*httpapi.Server, error) {
 	h, e := &c.cfg.HTTP, &c.cfg.Events
@@ -35,7 +39,7 @@ func (c *core) newEdge(authenticator httpapi.Authenticator, limits *limit.Metric
 	if err != nil {
 		return nil, err
 	}
-	wait := h.RequestTimeout
+	wait := max(h.RequestTimeout, h.BodyTimeout)
 	if c.cfg.Events.Ack == "store" {
 		wait = max(wait, e.StoreAckTimeout+h.BodyTimeout)
 	}
@@ -45,6 +49,7 @@ func (c *core) newEdge(authenticator httpapi.Authenticator, limits *limit.Metric
 		Logger: c.logger, LogContext: telemetry.WithRequestID, Metrics: httpapi.NewMetrics(c.registry), Tracer: tracer,
 		Version: Version(), ListenAddresses: addresses, CertFile: h.TLS.CertFile, KeyFile: h.TLS.KeyFile,
 		MaxBodyBytes: int(e.MaxBodyBytes), MaxHeaderBytes: int(h.MaxHeaderBytes), MaxTailsPerTenant: e.Tail.MaxStreamsPerTenant,
+		QueryTimeout:  min(queryTimeout, wait),
 		HeaderTimeout: h.ReadHeaderTimeout, BodyTimeout: h.BodyTimeout, WriteTimeout: wait, IdleTimeout: h.IdleTimeout,
 		DrainTimeout: h.ShutdownTimeout,
 	})
