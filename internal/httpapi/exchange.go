@@ -76,7 +76,6 @@ var (
 	valueProblem = []string{"application/problem+json"}
 	valueNoSniff = []string{"nosniff"}
 	valueNoStore = []string{"no-store"}
-	valueClose   = []string{"close"}
 	valueHSTS    = []string{"max-age=31536000"}
 )
 

@@ -68,7 +68,7 @@ func BenchmarkClient(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			do := func() error { return nil }
+			var do func() error
 			if which == "own" {
 				d, err := newDialer(mustURL(b, base), nil, time.Second)
 				if err != nil {
