@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func (c *clock) Set(t time.Time) {
 type gateLog struct {
 	entered chan []byte
 	outcome chan error
-	next    uint64
+	next    atomic.Uint64
 }
 
 func newGateLog() *gateLog {
@@ -48,7 +49,7 @@ func newGateLog() *gateLog {
 
 func (l *gateLog) Admit() error             { return nil }
 func (l *gateLog) AppendAsync([]byte) error { return errors.New("not in this test") }
-func (l *gateLog) Next() uint64             { return l.next }
+func (l *gateLog) Next() uint64             { return l.next.Load() }
 
 func (l *gateLog) Append(record []byte) (wal.Position, error) {
 	l.entered <- slices.Clone(record)
@@ -56,8 +57,7 @@ func (l *gateLog) Append(record []byte) (wal.Position, error) {
 	if err != nil {
 		return wal.Position{}, err
 	}
-	l.next++
-	return wal.Position{Seq: l.next - 1}, nil
+	return wal.Position{Seq: l.next.Add(1) - 1}, nil
 }
 
 // memStore is a Store in memory that can fail in every way the contract names.
