@@ -188,6 +188,20 @@ func TestASignedWebhookBecomesOneEvent(t *testing.T) {
 	s.halt()
 }
 
+func TestMalformedBodiesCountAgainstTheRate(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.Events.Rate.PerSecond, cfg.Events.Rate.Burst = 1, 5
+	s := start(t, cfg)
+	codes := map[int]int{}
+	for range 20 {
+		codes[s.do("POST", "/events", "no JSON").code]++
+	}
+	if codes[400] == 0 || codes[429] == 0 || codes[400]+codes[429] != 20 {
+		t.Errorf("answers %v, want some 400 and then 429", codes)
+	}
+	s.halt()
+}
+
 func TestAStopUnderLoadLosesNothingThatWasAcknowledged(t *testing.T) {
 	cfg := testConfig(t)
 	s := start(t, cfg)

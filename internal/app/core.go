@@ -132,13 +132,18 @@ func (c *core) openEvents(ctx context.Context) (err error) {
 	o := event.SinkOptions{
 		Log: c.log, Store: store, DeadLetters: c.db.DeadLetters(),
 		MaxBatchRows: e.Sink.MaxBatchRows, MaxBatchBytes: int64(e.Sink.MaxBatchBytes), MinInterval: sinkInterval,
-		Exact: e.Dedupe.Mode == "exact", ExactDays: e.Dedupe.ExactDays,
+		GiveWay: c.giveWay,
+		Exact:   e.Dedupe.Mode == "exact", ExactDays: e.Dedupe.ExactDays,
 		Logger: c.logger, Metrics: event.NewSinkMetrics(c.registry),
 	}
 	if e.Ack == string(event.AckStore) {
-		o.MinInterval = 0 // callers wait for the commit
+		o.MinInterval, o.GiveWay = 0, nil // callers wait for the commit
 	}
-	o.GiveWay = c.giveWay
+	o.Forget = func(h event.Hash) {
+		if c.window != nil {
+			c.window.Forget(h)
+		}
+	}
 	if c.sink, err = event.NewSink(o); err != nil {
 		return err
 	}
@@ -152,7 +157,7 @@ func (c *core) openEvents(ctx context.Context) (err error) {
 		return err
 	}
 	c.reader = event.NewReader(store, c.sink, nil)
-	c.letters = deadletter.NewService(c.db.DeadLetters(), event.Redriver{Ingester: c.ingester, Store: store}, time.Now, c.logger)
+	c.letters = deadletter.NewService(c.db.DeadLetters(), event.Redriver{Ingester: c.ingester, Store: store, Commits: c.sink}, time.Now, c.logger)
 	return nil
 }
 

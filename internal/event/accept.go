@@ -52,9 +52,11 @@ type waiter struct {
 }
 
 func (s *submission) reset() {
-	clear(s.found) // do not keep claims alive
-	clear(s.waiting)
-	clear(s.dead)
+	// Nothing here may keep a body, or a claim, alive.
+	s.scanner.Reset()
+	clear(s.found[:cap(s.found)])
+	clear(s.waiting[:cap(s.waiting)])
+	clear(s.dead[:cap(s.dead)])
 	*s = submission{
 		scanner: s.scanner, given: s.given[:0], isGiven: s.isGiven[:0], valid: s.valid[:0], hashes: s.hashes[:0],
 		found: s.found[:0], claimed: s.claimed[:0], fresh: s.fresh[:0], waiting: s.waiting[:0],
@@ -72,17 +74,18 @@ func (in *Ingester) accept(ctx context.Context, s *submission) (Receipt, error) 
 	receipt := Receipt{BatchID: uuid.UUID(s.batchID).String()}
 	s.sort(&receipt)
 	receipt.Accepted = len(s.valid)
+	kept := false
 	var upTo uint64 // one past the last record the receipt speaks of
-	for open, round := s.valid, 0; len(open) > 0 || len(s.dead) > 0; round++ {
+	for open := s.valid; len(open) > 0 || len(s.dead) > 0; {
 		claim := in.claim(s, open, &receipt)
-		pos, err := in.append(s)
-		if err != nil {
-			refusal := in.partial(in.refuse(err), round > 0)
-			claim.Settle(refusal)
+		writes := s.writes()
+		pos, refusal := in.appendClaimed(s, claim, kept)
+		if refusal != nil {
 			return Receipt{}, refusal
 		}
-		claim.Settle(nil)
+		kept = kept || writes
 		upTo = max(upTo, pos)
+		var err error
 		if open, err = in.await(ctx, s, &receipt); err != nil {
 			return Receipt{}, err
 		}
@@ -101,6 +104,46 @@ func (in *Ingester) accept(ctx context.Context, s *submission) (Receipt, error) 
 	in.o.Metrics.rejected.Add(float64(len(receipt.Rejected)))
 	return receipt, nil
 }
+
+// appendClaimed writes the fresh events and the dead entries as one record,
+// settles the claim with the outcome, and returns the sequence after the record.
+// Without any it settles and does nothing. Others wait for the claim, so it is
+// settled in a panic too.
+func (in *Ingester) appendClaimed(s *submission, claim *dedupe.Claim, kept bool) (next uint64, refusal *Unavailable) {
+	var outcome error = &Unavailable{Reason: "outcome-unknown", Unknown: true, RetryAfter: time.Second,
+		Detail: "the server failed while it was writing these events; it is safe to repeat them with the same ids"}
+	later := false
+	defer func() {
+		if !later {
+			claim.Settle(outcome)
+		}
+	}()
+	if !s.writes() {
+		outcome = nil
+		return 0, nil
+	}
+	s.encode()
+	s.dead = s.dead[:0]
+	var err error
+	if in.o.Ack == AckMemory && !s.mustSync {
+		err = in.o.Log.AppendAsync(s.record, func(err error) { claim.Settle(err) })
+		later = err == nil
+	} else {
+		var pos wal.Position
+		pos, err = in.o.Log.Append(s.record)
+		next = pos.Seq + 1
+	}
+	if err != nil {
+		refusal = in.partial(in.refuse(err), kept)
+		outcome = refusal
+		return 0, refusal
+	}
+	outcome = nil
+	return next, nil
+}
+
+// writes says whether there is something to write in this round.
+func (s *submission) writes() bool { return len(s.fresh) > 0 || len(s.dead) > 0 }
 
 const reasonForeignTenant = `"tenantId" names another tenant than the credential: leave it out, or use a credential of that tenant`
 
@@ -184,21 +227,6 @@ func (in *Ingester) claim(s *submission, open []int, receipt *Receipt) *dedupe.C
 		slices.SortFunc(s.fresh, func(a, b freshEvent) int { return a.event - b.event })
 	}
 	return claim
-}
-
-// append writes the fresh events and the dead entries as one record and returns
-// the sequence after it. Without any it does nothing.
-func (in *Ingester) append(s *submission) (next uint64, err error) {
-	if len(s.fresh) == 0 && len(s.dead) == 0 {
-		return 0, nil
-	}
-	s.encode()
-	defer func() { s.dead = s.dead[:0] }()
-	if in.o.Ack == AckMemory && !s.mustSync {
-		return 0, in.o.Log.AppendAsync(s.record)
-	}
-	pos, err := in.o.Log.Append(s.record)
-	return pos.Seq + 1, err
 }
 
 func (s *submission) encode() {

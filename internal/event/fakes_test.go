@@ -47,9 +47,9 @@ func newGateLog() *gateLog {
 	return &gateLog{entered: make(chan []byte, 16), outcome: make(chan error, 16)}
 }
 
-func (l *gateLog) Admit() error             { return nil }
-func (l *gateLog) AppendAsync([]byte) error { return errors.New("not in this test") }
-func (l *gateLog) Next() uint64             { return l.next.Load() }
+func (l *gateLog) Admit() error                          { return nil }
+func (l *gateLog) AppendAsync([]byte, func(error)) error { return errors.New("not in this test") }
+func (l *gateLog) Next() uint64                          { return l.next.Load() }
 
 func (l *gateLog) Append(record []byte) (wal.Position, error) {
 	l.entered <- slices.Clone(record)
@@ -71,6 +71,7 @@ type memStore struct {
 	batches  []Batch
 	fail     []error             // one for each coming Append, nil for success
 	loseNext bool                // commit, but answer with an error
+	away     int                 // so many calls of Position fail
 	refuses  func(r Row) bool    // rows refused with ErrData
 	appended chan struct{}       // one for each real Append that committed
 	onAppend func(b Batch) error // called first, outside the lock
@@ -83,6 +84,10 @@ var errAway = errors.New("the database is away")
 func (s *memStore) Position(context.Context, LogID) (uint64, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.away > 0 {
+		s.away--
+		return 0, false, errAway
+	}
 	return s.next, s.known, nil
 }
 
@@ -126,15 +131,10 @@ func (s *memStore) Append(_ context.Context, b Batch) (int, error) {
 	return len(s.rows), nil
 }
 
-func (s *memStore) Event(_ context.Context, tenantID, id string) (Event, error) {
+func (s *memStore) Has(_ context.Context, h Hash) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, r := range s.rows {
-		if r.TenantID == tenantID && r.ID == id {
-			return Event{ID: id, TenantID: tenantID, Source: r.Source}, nil
-		}
-	}
-	return Event{}, ErrNotFound
+	return slices.ContainsFunc(s.rows, func(r Row) bool { return r.Hash == h }), nil
 }
 
 func (s *memStore) ids() []string {

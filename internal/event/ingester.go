@@ -36,8 +36,9 @@ type Log interface {
 	Admit() error
 	// Append returns when the record is durable.
 	Append(record []byte) (wal.Position, error)
-	// AppendAsync returns when the record is queued.
-	AppendAsync(record []byte) error
+	// AppendAsync returns when the record is queued; if it is, finished is called
+	// with the outcome and must not wait for anything.
+	AppendAsync(record []byte, finished func(err error)) error
 	// Next is one past the sequence of the last durable record.
 	Next() uint64
 }
@@ -154,7 +155,8 @@ func (in *Ingester) keepBody(sub *submission, s Submission, cause error) {
 
 func (in *Ingester) keep(sub *submission, entry deadEntry) {
 	sub.dead = append(sub.dead[:0], entry)
-	if _, err := in.append(sub); err != nil {
+	sub.encode()
+	if _, err := in.o.Log.Append(sub.record); err != nil {
 		in.o.Logger.Warn("what was answered with an error could not be kept as a dead letter",
 			"tenant", sub.tenantID, "error", err)
 		return

@@ -296,6 +296,77 @@ func TestAckMemoryAnswersBeforeTheWriteAndIsWrittenAllTheSame(t *testing.T) {
 	}
 }
 
+// panicLog panics in its first Append.
+type panicLog struct {
+	nullLog
+	panicked bool
+}
+
+func (l *panicLog) Append([]byte) (wal.Position, error) {
+	if !l.panicked {
+		l.panicked = true
+		panic("a defect")
+	}
+	return wal.Position{Seq: 1}, nil
+}
+
+func TestAPanicFreesWhatItsSubmissionHadClaimed(t *testing.T) {
+	in := newIngester(t, IngesterOptions{Log: &panicLog{}})
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the log did not panic")
+			}
+		}()
+		_, _ = in.Ingest(t.Context(), Submission{TenantID: "demo", Body: []byte(oneEvent)})
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if r, err := in.Ingest(ctx, Submission{TenantID: "demo", Body: []byte(oneEvent)}); err != nil || r.Duplicates != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestASubmissionThatOnlyWaitedIsRefusedLikeAnyOther(t *testing.T) {
+	log := newGateLog()
+	in := newIngester(t, IngesterOptions{Log: log})
+	original := submit(in, oneEvent)
+	<-log.entered
+	duplicate := submit(in, oneEvent)
+	log.outcome <- wal.ErrBusy
+	<-original
+	<-log.entered
+	log.outcome <- wal.ErrBusy
+	var refusal *Unavailable
+	if got := <-duplicate; !errors.As(got.err, &refusal) || refusal.Unknown {
+		t.Errorf("nothing was kept, but the answer is %v", got.err)
+	}
+}
+
+// lossyLog queues and then fails to write.
+type lossyLog struct {
+	nullLog
+	fail error
+}
+
+func (l *lossyLog) AppendAsync(_ []byte, finished func(error)) error {
+	finished(l.fail)
+	return nil
+}
+
+func TestAckMemoryDoesNotRememberWhatTheLogLost(t *testing.T) {
+	log := &lossyLog{fail: wal.ErrDiskFull}
+	in := newIngester(t, IngesterOptions{Log: log, Ack: AckMemory})
+	for round, wantDuplicates := range []int{0, 0, 1} {
+		if round == 1 {
+			log.fail = nil // there is room again, and the sender makes sure
+		}
+		if got := <-submit(in, oneEvent); got.err != nil || got.receipt.Duplicates != wantDuplicates {
+			t.Errorf("round %d: %+v, want %d duplicates", round, got, wantDuplicates)
+		}
+	}
+}
+
 func TestIngestAllocatesLittle(t *testing.T) {
 	in := newIngester(t, IngesterOptions{Log: nullLog{}})
 	body := make([]byte, 0, 64<<10)
@@ -330,7 +401,7 @@ func TestIngestAllocatesLittle(t *testing.T) {
 // nullLog takes everything.
 type nullLog struct{}
 
-func (nullLog) Admit() error                        { return nil }
-func (nullLog) Append([]byte) (wal.Position, error) { return wal.Position{}, nil }
-func (nullLog) AppendAsync([]byte) error            { return nil }
-func (nullLog) Next() uint64                        { return 0 }
+func (nullLog) Admit() error                          { return nil }
+func (nullLog) Append([]byte) (wal.Position, error)   { return wal.Position{}, nil }
+func (nullLog) AppendAsync([]byte, func(error)) error { return nil }
+func (nullLog) Next() uint64                          { return 0 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"millrace/internal/deadletter"
 	"millrace/internal/event/scan"
@@ -14,6 +15,7 @@ import (
 type Redriver struct {
 	Ingester *Ingester
 	Store    Store
+	Commits  CommitWaiter
 }
 
 // Redrive submits what the letter holds as if it came now. An event that has no
@@ -60,6 +62,9 @@ func (in *Ingester) read(sub *submission, l deadletter.Letter, payload []byte) e
 		if err := in.checkPayload(payload); err != nil {
 			return &deadletter.RejectedError{Reason: err.Error()}
 		}
+		if l.Type == "" {
+			return &deadletter.RejectedError{Reason: "the delivery named no type of event, so it cannot become one: send the event to /events, and delete this letter"}
+		}
 		sub.events = []scan.Event{{ID: []byte(l.EventID), Type: []byte(l.Type), Source: []byte(l.Source),
 			Payload: payload, Raw: payload}}
 		return nil
@@ -84,15 +89,25 @@ func (in *Ingester) read(sub *submission, l deadletter.Letter, payload []byte) e
 	return err
 }
 
-// dropStored removes the events that are in the store already.
+// catchUp bounds how long a redrive waits for the store to have all of the log.
+const catchUp = 10 * time.Second
+
+// dropStored removes the events that are in the store already. What an earlier
+// redrive put into the log must be there first.
 func (r Redriver) dropStored(ctx context.Context, sub *submission) error {
+	waitCtx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	if err := r.Commits.WaitCommitted(waitCtx, r.Ingester.o.Log.Next()); err != nil {
+		return &Unavailable{Reason: "store-behind", RetryAfter: catchUp, Err: err,
+			Detail: "the database is behind the log, so it cannot be told whether this was redriven already; nothing was done, try again later"}
+	}
 	left := sub.events[:0]
 	for _, e := range sub.events {
-		have, err := r.Store.Event(ctx, sub.tenantID, string(e.ID))
-		if err != nil && !errors.Is(err, ErrNotFound) {
+		stored, err := r.Store.Has(ctx, HashOf(sub.tenantID, string(e.Source), string(e.ID)))
+		if err != nil {
 			return fmt.Errorf("asking whether event %q is stored already: %w", e.ID, err)
 		}
-		if err != nil || have.Source != string(e.Source) {
+		if !stored {
 			left = append(left, e)
 		}
 	}

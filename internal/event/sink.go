@@ -39,6 +39,9 @@ type SinkOptions struct {
 	// Exact and ExactDays: see Batch.
 	Exact     bool
 	ExactDays int
+	// Forget, if set, is told of every event that becomes a dead letter here, so
+	// that it is no duplicate when it comes again, mended.
+	Forget func(Hash)
 	// MaxBackoff bounds the wait between two tries of a failing commit, 5 s if zero.
 	MaxBackoff time.Duration
 	// CommitTimeout bounds one call of the store, 60 s if zero.
@@ -99,10 +102,40 @@ func NewSink(o SinkOptions) (*Sink, error) {
 // Locate asks the store where it stands in the log and checks that the log has
 // what the store wants next. It must be called once, before Run.
 func (s *Sink) Locate(ctx context.Context) error {
-	next, known, err := s.o.Store.Position(ctx, s.o.Log.ID())
+	next, known, err := s.position(ctx)
 	if err != nil {
-		return fmt.Errorf("asking the store for its position in the event log: %w", err)
+		return err
 	}
+	return s.standAt(next, known)
+}
+
+func (s *Sink) position(ctx context.Context) (next uint64, known bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.o.CommitTimeout)
+	defer cancel()
+	next, known, err = s.o.Store.Position(ctx, s.o.Log.ID())
+	if err != nil {
+		err = fmt.Errorf("asking the store for its position in the event log: %w", err)
+	}
+	return next, known, err
+}
+
+// relocate is Locate for a sink that runs: a store that is away is asked again.
+func (s *Sink) relocate(ctx context.Context) error {
+	for wait := firstBackoff; ; wait = min(2*wait, s.o.MaxBackoff) {
+		next, known, err := s.position(ctx)
+		if err == nil {
+			return s.standAt(next, known)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.failed(err, wait)
+		sleep(ctx, wait)
+	}
+}
+
+// standAt checks that the log has what the store wants next, and goes there.
+func (s *Sink) standAt(next uint64, known bool) error {
 	first, end := s.o.Log.First(), s.o.Log.Next()
 	if !known {
 		next = first
@@ -115,8 +148,11 @@ func (s *Sink) Locate(ctx context.Context) error {
 		return fmt.Errorf("the event log ends at sequence %d but the store has what is below %d: the end of the log is missing; "+
 			"restore the newest segments, or start with an empty wal directory if they are lost for good", end, next)
 	}
+	if err := s.o.Log.Release(next); err != nil {
+		return err
+	}
 	s.advance(next)
-	return s.o.Log.Release(next)
+	return nil
 }
 
 // Run sinks until the context ends, and returns nil then. Any other return is a
@@ -128,7 +164,7 @@ func (s *Sink) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, errReposition):
-			if err := s.Locate(ctx); err != nil {
+			if err := s.relocate(ctx); err != nil {
 				return err
 			}
 		default:
@@ -146,6 +182,7 @@ func (s *Sink) run(ctx context.Context) error {
 		return fmt.Errorf("reading the event log: %w", err)
 	}
 	defer reader.Close()
+	s.batch.carrying = false // the new reader brings the frame again
 	for {
 		if err := s.collect(ctx, reader); err != nil {
 			return err

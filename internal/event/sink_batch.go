@@ -38,7 +38,8 @@ type carriedFrame struct {
 	buffer []byte
 }
 
-func (b *batch) rows() int    { return len(b.items) }
+// rows counts what one commit writes, dead letters included.
+func (b *batch) rows() int    { return len(b.items) + len(b.letters) }
 func (b *batch) bytes() int64 { return int64(len(b.buffer)) }
 
 // begin empties the batch; it will continue at the sequence from.

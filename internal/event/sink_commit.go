@@ -10,12 +10,15 @@ import (
 	"millrace/internal/deadletter"
 )
 
+// firstBackoff is the wait after the first of several failures.
+const firstBackoff = 50 * time.Millisecond
+
 // commit brings the batch into the store. It tries until that succeeds, the
 // context ends, or the store turns out to stand elsewhere. Where a commit took
 // place and its reply was lost, the next try is told so by the position.
 func (s *Sink) commit(ctx context.Context) error {
 	s.began = s.o.Now()
-	backoff := 50 * time.Millisecond
+	backoff := firstBackoff
 	for {
 		err := s.try(ctx)
 		if err == nil {
@@ -37,15 +40,11 @@ func (s *Sink) commit(ctx context.Context) error {
 // try writes the batch once. Rows that the database refuses for what is in them
 // become dead letters on the way.
 func (s *Sink) try(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.o.CommitTimeout)
-	defer cancel()
 	b := &s.batch
-	if len(b.letters) > 0 {
-		if err := s.o.DeadLetters.Add(ctx, b.letters); err != nil {
-			return fmt.Errorf("writing dead letters: %w", err)
-		}
+	if err := s.addLetters(ctx); err != nil {
+		return fmt.Errorf("writing dead letters: %w", err)
 	}
-	inserted, err := s.o.Store.Append(ctx, b.request(&s.o))
+	inserted, err := s.append(ctx, b.request(&s.o))
 	var position *PositionError
 	switch {
 	case err == nil:
@@ -60,6 +59,22 @@ func (s *Sink) try(ctx context.Context) error {
 		return s.try(ctx) // without them
 	}
 	return err
+}
+
+// append and addLetters are the calls of the stores, each with its deadline.
+func (s *Sink) append(ctx context.Context, b Batch) (inserted int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.o.CommitTimeout)
+	defer cancel()
+	return s.o.Store.Append(ctx, b)
+}
+
+func (s *Sink) addLetters(ctx context.Context) error {
+	if len(s.batch.letters) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.o.CommitTimeout)
+	defer cancel()
+	return s.o.DeadLetters.Add(ctx, s.batch.letters)
 }
 
 // reposition judges a store that does not stand where the batch begins. That it
@@ -86,6 +101,9 @@ func (s *Sink) condemn(ctx context.Context, cause error) error {
 		return fmt.Errorf("the database refuses the batch but none of its rows: %w", cause)
 	}
 	for _, refused := range bad {
+		if s.o.Forget != nil {
+			s.o.Forget(refused.row.Hash)
+		}
 		b.letters = append(b.letters, s.condemned(refused))
 	}
 	b.items = append(b.items[:0], kept...)
@@ -103,7 +121,7 @@ type refusedRow struct {
 func (s *Sink) bisect(ctx context.Context, rows []Row, bad []refusedRow) (kept []Row, _ []refusedRow, err error) {
 	request := s.batch.request(&s.o)
 	request.Rows, request.DryRun = rows, true
-	_, err = s.o.Store.Append(ctx, request)
+	_, err = s.append(ctx, request)
 	switch {
 	case err == nil:
 		return rows, bad, nil
@@ -130,7 +148,9 @@ func (s *Sink) condemned(r refusedRow) deadletter.Letter {
 	s.o.Logger.Warn("the database refuses an event for what is in it; it becomes a dead letter",
 		"tenant", r.row.TenantID, "type", r.row.Type, "id", r.row.ID, "error", r.cause)
 	return deadletter.Letter{
-		ID:       letterID(receivedAt, s.batch.logID[:], r.row.Hash[:]),
+		// Its place in the log is not known here. What two rows do not differ in
+		// beyond this makes them the same event.
+		ID:       letterID(receivedAt, s.batch.logID[:], r.row.Hash[:], []byte(r.row.Type), []byte(r.row.Payload)),
 		TenantID: r.row.TenantID, Kind: deadletter.KindEvent,
 		Reason: "the database refuses this event: " + r.cause.Error(),
 		Source: r.row.Source, Type: r.row.Type, EventID: r.row.ID,
@@ -147,7 +167,7 @@ func (s *Sink) failed(err error, backoff time.Duration) {
 		"from", s.batch.from, "upTo", s.batch.upTo, "rows", len(s.batch.items), "retryIn", backoff, "error", err)
 }
 
-// done notes the commit, tells those who wait, and lets the log go forward.
+// done notes the commit, lets the log go forward, and tells those who wait.
 func (s *Sink) done() {
 	b, m, now := &s.batch, s.o.Metrics, s.o.Now()
 	if s.Err() != nil {
@@ -164,10 +184,10 @@ func (s *Sink) done() {
 	for i := range b.letters {
 		m.deadLetters.WithLabelValues(string(b.letters[i].Kind)).Inc()
 	}
-	s.advance(b.upTo)
 	if err := s.o.Log.Release(b.upTo); err != nil {
 		s.o.Logger.Warn("the event log could not give back space", "error", err)
 	}
+	s.advance(b.upTo)
 }
 
 // sleep waits and says whether the context allowed it to the end.

@@ -42,7 +42,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) newSink() {
 	b.t.Helper()
 	sink, err := NewSink(SinkOptions{Log: b.log, Store: b.store, DeadLetters: b.letters, Now: b.clock.Now,
-		MaxBackoff: time.Millisecond})
+		MaxBackoff: time.Millisecond, Forget: b.in.o.Window.Forget})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -256,6 +256,46 @@ func TestASinkThatGivesWayRestsAndStillCatchesUp(t *testing.T) {
 	}
 }
 
+func TestTheSinkForgetsACarriedFrameWhenTheStoreStandsBeforeIt(t *testing.T) {
+	b := newBench(t)
+	midnight := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
+	b.clock.Set(midnight.Add(-time.Second))
+	first := b.log.Next()
+	b.ingest("b")
+	b.ingest("c")
+	b.clock.Set(midnight)
+	b.ingest("d") // carried while b and c are committed
+	once := false
+	b.store.onAppend = func(Batch) error {
+		if !once {
+			once = true // the store turns out to stand between b and c
+			b.store.mu.Lock()
+			b.store.known, b.store.next = true, first+1
+			b.store.mu.Unlock()
+		}
+		return nil
+	}
+	b.run()
+	b.settle()
+	b.wantIDs("c", "d")
+}
+
+func TestAStoreThatIsAwayWhileTheSinkLooksForItsPlaceIsAskedAgain(t *testing.T) {
+	b := newBench(t)
+	b.ingest("a")
+	b.run()
+	b.settle()
+	b.halt()
+	b.newSink()
+	b.ingest("b")
+	second := b.log.Next()
+	b.ingest("c")
+	b.store.next, b.store.away = second, 3
+	b.run()
+	b.settle()
+	b.wantIDs("a", "c")
+}
+
 func TestRecordsOfAFrameThatTheStoreHasAlreadyAreLeftOut(t *testing.T) {
 	record := func(id string) []byte {
 		raw := appendRecordHeader(nil, batchID{}, "demo", 1, 0)
@@ -272,7 +312,7 @@ func TestRecordsOfAFrameThatTheStoreHasAlreadyAreLeftOut(t *testing.T) {
 func TestRedrivingALetterStoresItsEventOnce(t *testing.T) {
 	b := newBench(t)
 	b.run()
-	redriver := Redriver{Ingester: b.in, Store: b.store}
+	redriver := Redriver{Ingester: b.in, Store: b.store, Commits: b.sink}
 	letter := deadletter.Letter{ID: "0198c0de-0000-7000-8000-000000000001", TenantID: "demo", Kind: deadletter.KindEvent,
 		ContentType: "application/json", Payload: []byte(`{"type":1}`)}
 	var rejected *deadletter.RejectedError

@@ -53,13 +53,16 @@ type Store interface {
 	// the same id. ErrNotFound if there is none.
 	Event(ctx context.Context, tenantID, id string) (Event, error)
 
+	// Has says whether an event with this hash, source included, is stored.
+	Has(ctx context.Context, h Hash) (bool, error)
+
 	// Stats returns counts and payload bytes per type and step, from the rollups.
 	Stats(ctx context.Context, q StatsQuery) ([]Series, error)
 
 	// RecentHashes calls yield with the hash of every event received at or after
-	// since, oldest first, and with a time of receipt that is exact to the
-	// minute or better. It serves to rebuild the dedupe window at start, so it
-	// reads no payloads. It stops when yield returns false.
+	// since, oldest first, and with a time that is never before its receipt and at
+	// most some seconds after. It serves to rebuild the dedupe window at start, so
+	// it reads no payloads. It stops when yield returns false.
 	RecentHashes(ctx context.Context, since time.Time, yield func(h Hash, receivedAt time.Time) bool) error
 
 	// LastReceived returns the newest time of receipt in the store, zero if there

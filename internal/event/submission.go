@@ -55,7 +55,7 @@ type Rejection struct {
 // nothing of it was kept.
 type Unavailable struct {
 	// Reason is a stable slug: "backlog-full", "disk-full", "overloaded",
-	// "log-failed", "shutting-down", "store-timeout".
+	// "log-failed", "shutting-down", "store-timeout", "store-behind".
 	Reason string
 	// Detail says what happened and what to do.
 	Detail string

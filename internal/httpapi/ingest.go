@@ -2,11 +2,14 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
 	"millrace/internal/auth"
 	"millrace/internal/event"
+	"millrace/internal/event/hook"
+	"millrace/internal/event/scan"
 	"millrace/internal/limit"
 )
 
@@ -86,6 +89,12 @@ func (s *Server) admit(ex *exchange, tenant string) *problem {
 // receipt answers a submission.
 func (s *Server) receipt(ctx context.Context, ex *exchange, tenant string, receipt *event.Receipt, err error) {
 	if err != nil {
+		var syntax *scan.SyntaxError
+		if s.o.Rates != nil && tenant != "" && (errors.As(err, &syntax) || hook.Verified(err)) {
+			// It has cost work and was kept. A wrong signature costs the tenant nothing:
+			// it is not the tenant's.
+			s.o.Rates.Spend(tenant, 1)
+		}
 		ex.refuse(problemOf(ctx, err))
 		return
 	}

@@ -105,6 +105,7 @@ var problemKinds = [...]problemKind{
 	{"log-failed", 503, "The log failed", "Send again to another instance; this one stops."},
 	{"shutting-down", 503, "The server is shutting down", "Send again; another instance or the restarted one will answer."},
 	{"store-timeout", 503, "The store did not answer in time", "Send again with the same ids: the events may be there already."},
+	{"store-behind", 503, "The store is behind the log", "Wait for retryAfter seconds and redrive again; nothing was done."},
 	{slugOutcomeUnknown, 503, "The outcome is not known", "Send again with the same ids: events that were kept are recognised."},
 	{slugQueryTimeout, 503, "The query took too long", "Ask for a shorter time range or a smaller page."},
 	{slugAuthUnavailable, 503, "Credentials cannot be checked now", "Wait for retryAfter seconds and try again."},

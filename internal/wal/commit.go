@@ -16,11 +16,12 @@ import (
 // request is one record on its way to the disk.
 type request struct {
 	record []byte
-	async  bool   // nobody waits
-	own    []byte // the copy of an asynchronous record
-	pos    Position
-	err    error
-	done   chan struct{} // has room for one
+	// finished is set if nobody waits, and own is the record's copy then.
+	finished func(err error)
+	own      []byte
+	pos      Position
+	err      error
+	done     chan struct{} // has room for one
 }
 
 // maxPooledBytes bounds the copies of asynchronous records kept for reuse.
@@ -50,7 +51,7 @@ func (c *committer) recycle(r *request) {
 	if cap(r.own) > maxPooledBytes {
 		r.own = nil
 	}
-	r.record, r.err, r.async, r.pos = nil, nil, false, Position{}
+	r.record, r.err, r.finished, r.pos = nil, nil, nil, Position{}
 	c.requests.Put(r)
 }
 
@@ -275,7 +276,8 @@ func (l *Log) settleOne(pos Position, err error) {
 	c := &l.c
 	r := c.batch[0]
 	c.batch = c.batch[1:]
-	if r.async {
+	if r.finished != nil {
+		r.finished(err)
 		c.recycle(r)
 		return
 	}
@@ -287,7 +289,7 @@ func (l *Log) settleOne(pos Position, err error) {
 func (l *Log) settleAll(err error) {
 	lost := 0
 	for len(l.c.batch) > 0 {
-		if l.c.batch[0].async {
+		if l.c.batch[0].finished != nil {
 			lost++
 		}
 		l.settleOne(Position{}, err)

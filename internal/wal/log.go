@@ -173,14 +173,15 @@ func (l *Log) Append(record []byte) (Position, error) {
 	return pos, err
 }
 
-// AppendAsync copies a record, queues it and returns. A later failure to make it
-// durable is counted and logged, and reported to nobody.
-func (l *Log) AppendAsync(record []byte) error {
+// AppendAsync copies a record, queues it and returns. If it returned nil,
+// finished is called once with the outcome, by the goroutine that writes: it must
+// not wait for anything. A failure is counted and logged as well.
+func (l *Log) AppendAsync(record []byte, finished func(err error)) error {
 	if err := l.admitRecord(record); err != nil {
 		return err
 	}
 	r := l.c.requests.Get().(*request)
-	r.async = true
+	r.finished = finished
 	r.own = append(r.own[:0], record...)
 	r.record = r.own
 	return l.enqueue(r)

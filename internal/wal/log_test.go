@@ -350,12 +350,12 @@ func TestAReaderMayBeginAnywhereInTheLog(t *testing.T) {
 	l := mustOpen(t, smallOptions(fs))
 	reached, wait := make(chan struct{}), make(chan struct{})
 	fs.Inject(faultfs.Fault{Kind: faultfs.Sync, Path: "segment-", Times: 1, Reached: reached, Wait: wait})
-	if err := l.AppendAsync([]byte(record(1))); err != nil {
+	if err := l.AppendAsync([]byte(record(1)), func(error) {}); err != nil {
 		t.Fatal(err)
 	}
 	<-reached
 	for seq := uint64(2); seq <= 40; seq++ { // these share frames
-		if err := l.AppendAsync([]byte(record(seq))); err != nil {
+		if err := l.AppendAsync([]byte(record(seq)), func(error) {}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -409,7 +409,7 @@ func TestTheQueueIsBoundedAndLargeRecordsAreRefused(t *testing.T) {
 	var err error
 	n := 0
 	for ; err == nil && n < 1000; n++ {
-		if err = l.AppendAsync(make([]byte, 1000)); n == 0 {
+		if err = l.AppendAsync(make([]byte, 1000), func(error) {}); n == 0 {
 			<-reached
 		}
 	}

@@ -133,6 +133,16 @@ func (w *Window) Remember(hashes []Hash, at time.Time) {
 	w.mark()
 }
 
+// Forget lets go of a hash, so that it may come again. Its claim need not be
+// settled yet: who waits for that still learns its outcome.
+func (w *Window) Forget(h Hash) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n, ok := w.table.find(&h); ok {
+		w.table.remove(n)
+	}
+}
+
 // find returns the number of a hash that is within the window. One that is too
 // old, and only waits to be dropped, makes room at once.
 func (w *Window) find(h *Hash) (n uint64, ok bool) {

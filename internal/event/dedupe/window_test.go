@@ -117,6 +117,20 @@ func TestAHashIsForgottenAfterTheWindowAndNotBefore(t *testing.T) {
 	}
 }
 
+func TestAForgottenHashMayComeAgain(t *testing.T) {
+	w := newWindow(t, time.Minute, 1<<20)
+	pending, _ := claim(w, start, 1, 2)
+	settled, _ := claim(w, start, 3)
+	settled.Settle(nil)
+	for _, n := range []uint64{1, 3, 4} {
+		w.Forget(hashOf(n))
+	}
+	pending.Settle(nil)
+	if _, found := claim(w, start, 1, 2, 3); found[0].Duplicate || !found[1].Duplicate || found[2].Duplicate {
+		t.Errorf("found %+v, want only the second remembered", found)
+	}
+}
+
 func TestAClockThatGoesBackForgetsNothing(t *testing.T) {
 	w := newWindow(t, time.Minute, 1<<20)
 	c, _ := claim(w, start, 1)

@@ -44,6 +44,10 @@ func code(err error) int {
 // dataError marks an error that comes from what is in a row, so that trying
 // again cannot help.
 func dataError(err error) error {
+	var e *modernc.Error
+	if errors.As(err, &e) && (e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY || e.Code() == sqlite3.SQLITE_CONSTRAINT_ROWID) {
+		return err // two rows of one number: that is our doing, not the row's
+	}
 	switch code(err) {
 	case sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH:
 		return fmt.Errorf("%w: %w", event.ErrData, err)

@@ -11,8 +11,8 @@ import (
 	"millrace/internal/event"
 )
 
-// RecentHashes yields the hashes of events since a time, with a time of receipt
-// that is at most a second too early. See event.Store. It reads the packed index,
+// RecentHashes yields the hashes of events since a time, with a time that is at
+// most a second after their receipt. See event.Store. It reads the packed index,
 // chunk by chunk, and holds one chunk (1.2 MiB) in memory.
 func (e *events) RecentHashes(ctx context.Context, since time.Time, yield func(event.Hash, time.Time) bool) error {
 	views, err := e.files.snapshot()
@@ -62,7 +62,7 @@ func (e *events) hashesIn(ctx context.Context, v view, since int64, yield func(e
 			if !chunk.there[at] || ticks[0].received+nanosPerTick <= since {
 				continue
 			}
-			if !yield(chunk.hashes[at], time.Unix(0, ticks[0].received).UTC()) {
+			if !yield(chunk.hashes[at], time.Unix(0, min(ticks[0].received+nanosPerTick, v.lastReceived)).UTC()) {
 				return false, nil
 			}
 		}

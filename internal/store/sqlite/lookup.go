@@ -46,11 +46,12 @@ func (e *events) eventIn(ctx context.Context, v view, tenantID, id string) (even
 	defer conn.Close()
 	key := event.HashOf(tenantID, "", id)
 	for slot := slotOf(v.lastSeq>>chunkBits, key); slot >= 0; slot -= buckets {
-		var seqs []int64
-		if slot, seqs, err = bucketWith(ctx, conn, slot, key); err != nil {
+		var entries []byte
+		if slot, entries, err = bucketWith(ctx, conn, slot, key); err != nil {
 			return event.Event{}, err
 		}
-		for _, seq := range seqs {
+		byID := func(have event.Hash) bool { return have.LookupKey() == key.LookupKey() }
+		for _, seq := range seqsOf(nil, slot>>bucketBits, entries, byID) {
 			if seq > v.lastSeq {
 				continue
 			}
@@ -63,13 +64,60 @@ func (e *events) eventIn(ctx context.Context, v view, tenantID, id string) (even
 	return event.Event{}, event.ErrNotFound
 }
 
+// Has says whether an event with this hash is stored. See event.Store. The packed
+// index tells; no row is read.
+func (e *events) Has(ctx context.Context, h event.Hash) (bool, error) {
+	views, err := e.files.snapshot()
+	if err != nil {
+		return false, err
+	}
+	for _, v := range slices.Backward(views) {
+		there, err := e.hasIn(ctx, v, h)
+		if err != nil && !errors.Is(err, errDropped) {
+			return false, fmt.Errorf("look for an event in %s: %w", v.file.day.time().Format(time.DateOnly), err)
+		}
+		if there {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (e *events) hasIn(ctx context.Context, v view, h event.Hash) (bool, error) {
+	db, err := e.files.acquire(v.file)
+	if err != nil {
+		return false, err
+	}
+	defer e.files.release(v.file)
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	for slot := slotOf(v.lastSeq>>chunkBits, h); slot >= 0; slot -= buckets {
+		var entries []byte
+		slot, entries, err = bucketWith(ctx, conn, slot, h)
+		if errors.Is(err, event.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		for _, seq := range seqsOf(nil, slot>>bucketBits, entries, func(have event.Hash) bool { return have == h }) {
+			if seq <= v.lastSeq {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
 // bucketWith returns the newest bucket, from slot on downwards, whose entries
-// have the look-up key, and the sequences they name, the newest first.
-// event.ErrNotFound if there is none.
-func bucketWith(ctx context.Context, conn *stdsql.Conn, slot int64, key event.Hash) (found int64, seqs []int64, err error) {
+// have the look-up key of a hash, with its entries. event.ErrNotFound if there is
+// none.
+func bucketWith(ctx context.Context, conn *stdsql.Conn, slot int64, key event.Hash) (found int64, entries []byte, err error) {
 	// SQLite steps through the chunks by itself and hands over a bucket only if it
 	// holds the key, or happens to hold its bytes across two entries.
-	var entries []byte
 	err = conn.QueryRowContext(ctx, `WITH RECURSIVE slots (slot) AS (
 			VALUES (?1) UNION ALL SELECT slot - ?2 FROM slots WHERE slot >= ?2)
 		SELECT slots.slot, entries FROM slots CROSS JOIN event_ids ON event_ids.slot = slots.slot
@@ -77,15 +125,15 @@ func bucketWith(ctx context.Context, conn *stdsql.Conn, slot int64, key event.Ha
 	if errors.Is(err, stdsql.ErrNoRows) {
 		return 0, nil, event.ErrNotFound
 	}
-	return found, seqsOf(nil, found>>bucketBits, entries, key), err
+	return found, entries, err
 }
 
-// seqsOf appends the sequences of a bucket's entries that have the look-up key,
-// the newest first.
-func seqsOf(out []int64, chunk int64, entries []byte, key event.Hash) []int64 {
+// seqsOf appends the sequences of a bucket's entries whose hash is wanted, the
+// newest first.
+func seqsOf(out []int64, chunk int64, entries []byte, wanted func(event.Hash) bool) []int64 {
 	for n := len(entries) / entryBytes; n > 0; n-- {
 		entry := entries[(n-1)*entryBytes : n*entryBytes]
-		if event.Hash(entry[:hashBytes]).LookupKey() == key.LookupKey() {
+		if wanted(event.Hash(entry[:hashBytes])) {
 			out = append(out, chunk<<chunkBits|int64(binary.LittleEndian.Uint16(entry[hashBytes:])))
 		}
 	}

@@ -38,6 +38,7 @@ func Events(t *testing.T, fresh EventsFactory) {
 
 		{"an event is found by its id", eventByID},
 		{"the newest event of an id wins", newestOfAnID},
+		{"an event is known by its source as well as its id", hasByHash},
 		{"no tenant sees another's events", tenantsAreIsolated},
 
 		{"rollups add up", rollupsAddUp},

@@ -366,6 +366,26 @@ func newestOfAnID(t *testing.T, h *EventsHarness) {
 	}
 }
 
+func hasByHash(t *testing.T, h *EventsHarness) {
+	ctx := testContext(t)
+	f := newFeed(h.Store, 1)
+	for i, source := range []string{"a", "b", ""} {
+		r := from(source, row("demo", "t", "same", dayAfter(i).Add(time.Hour)))
+		if there, err := h.Store.Has(ctx, r.Hash); there || err != nil {
+			t.Errorf("before the event of source %q: %v, %v", source, there, err)
+		}
+		f.add(t, ctx, r)
+		for _, have := range f.rows {
+			if there, err := h.Store.Has(ctx, have.Hash); !there || err != nil {
+				t.Errorf("the event of source %q: %v, %v", have.Source, there, err)
+			}
+		}
+	}
+	if there, err := h.Store.Has(ctx, event.HashOf("rival", "a", "same")); there || err != nil {
+		t.Errorf("another tenant's: %v, %v", there, err)
+	}
+}
+
 func tenantsAreIsolated(t *testing.T, h *EventsHarness) {
 	ctx := testContext(t)
 	f := newFeed(h.Store, 1)
