@@ -15,8 +15,8 @@ import (
 
 const (
 	keeperInterval = time.Second
-	// fillBytes is how much of a new segment is written at once. A commit that
-	// needs the segment waits for one such write at most.
+	// fillBytes is how much of a new segment is written and synced at once. A
+	// commit that needs the segment waits for one such piece at most.
 	fillBytes = 1 << 20
 )
 
@@ -44,8 +44,9 @@ type spare struct {
 	file      vfs.File
 	sizeBytes int64
 
-	mu    sync.Mutex // held while zeros are written
-	taken bool
+	mu     sync.Mutex // held while zeros are written and synced
+	taken  bool
+	failed bool // it cannot be written; whoever fills it drops it
 }
 
 func (k *keeper) start(l *Log) {
@@ -285,12 +286,15 @@ func (k *keeper) fill(s *spare) {
 			return
 		}
 		_, err := s.file.WriteAt(zeros[:min(int64(len(zeros)), s.sizeBytes-off)], off)
-		s.mu.Unlock()
 		if err == nil {
 			// Synced piece by piece, so that no flood of dirty pages stands before
-			// a commit's sync.
+			// a commit's sync. Synced under the lock, because the operating system
+			// reports a failed write to one sync only: no commit may have bytes in
+			// this file while another than its own sync could take the error.
 			err = s.file.Datasync()
 		}
+		s.failed = err != nil
+		s.mu.Unlock()
 		if err != nil {
 			k.discard(s, err)
 			return
@@ -298,22 +302,14 @@ func (k *keeper) fill(s *spare) {
 	}
 }
 
-// discard drops a spare that cannot be written. If a commit has taken it
-// meanwhile, the error may be about that commit's data, and the operating system
-// reports it only once: the log fails.
+// discard drops a spare that cannot be written. A commit that had picked it
+// meanwhile sees that it failed and leaves it.
 func (k *keeper) discard(s *spare, cause error) {
 	k.mu.Lock()
-	i := slices.Index(k.spares, s)
-	if i >= 0 {
+	if i := slices.Index(k.spares, s); i >= 0 {
 		k.spares = slices.Delete(k.spares, i, i+1)
 	}
 	k.mu.Unlock()
-	if i < 0 {
-		if !errors.Is(cause, fs.ErrClosed) { // the commit closes it when it is done with it
-			_ = k.l.fail("sync a segment in use that was "+s.path, cause)
-		}
-		return
-	}
 	k.l.log.Warn("cannot fill a new segment, it is dropped", "file", s.path, "error", cause)
 	_ = s.file.Close()
 	_ = k.l.fs.Remove(s.path) // a leftover is adopted or removed at the next start
@@ -321,18 +317,23 @@ func (k *keeper) discard(s *spare, cause error) {
 
 // take returns a spare nobody writes to any more, nil if there is none.
 func (k *keeper) take() *spare {
-	k.mu.Lock()
-	if len(k.spares) == 0 {
+	for {
+		k.mu.Lock()
+		if len(k.spares) == 0 {
+			k.mu.Unlock()
+			return nil
+		}
+		s := k.spares[0]
+		k.spares = k.spares[1:]
 		k.mu.Unlock()
-		return nil
+		s.mu.Lock()
+		s.taken = true
+		failed := s.failed
+		s.mu.Unlock()
+		if !failed {
+			return s
+		}
 	}
-	s := k.spares[0]
-	k.spares = k.spares[1:]
-	k.mu.Unlock()
-	s.mu.Lock()
-	s.taken = true
-	s.mu.Unlock()
-	return s
 }
 
 func (k *keeper) putBack(s *spare) {
