@@ -3,6 +3,7 @@ package vfs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 
 	"golang.org/x/sys/unix"
@@ -54,8 +55,8 @@ func (f osFile) control(call func(fd int) error) error {
 	err = conn.Control(func(fd uintptr) {
 		callErr = retryInterrupted(func() error { return call(int(fd)) })
 	})
-	if err != nil {
-		return err
+	if err != nil { // the file is closed, and the runtime's error is not one of fs
+		return fmt.Errorf("%w: %w", fs.ErrClosed, err)
 	}
 	return callErr
 }

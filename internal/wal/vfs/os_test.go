@@ -71,3 +71,20 @@ func TestTheOperatingSystemsFilesKeepTheContract(t *testing.T) {
 		t.Errorf("syncing a missing directory: %v", err)
 	}
 }
+
+func TestSyncingAClosedFileSaysThatItIsClosed(t *testing.T) {
+	f, err := vfs.OS{}.Create(t.TempDir() + "/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"Datasync": f.Datasync, "Sync": f.Sync, "Allocate": func() error { return f.Allocate(1) },
+	} {
+		if err := call(); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("%s of a closed file: %v is not fs.ErrClosed", name, err)
+		}
+	}
+}
