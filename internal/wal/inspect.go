@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"time"
 
 	"millrace/internal/wal/vfs"
@@ -72,30 +73,37 @@ type SegmentReport struct {
 
 // inspectAttempts bounds how often Inspect looks again, when a running server
 // changes the log under its eyes.
-const inspectAttempts = 5
+const inspectAttempts = 20
+
+// errChanging says that a look at the log came to nothing because of a server.
+var errChanging = errors.New("the log changes faster than it can be read, try again")
 
 // Inspect reads a log and says what is in it. It changes nothing, and works on a
-// damaged log and beside a running server. The error is not about damage, which
-// the report lists, but about not being able to read.
+// damaged log and beside a running server, which it shows as it was at one moment.
+// The error is not about damage, which the report lists, but about not being able
+// to read.
 func Inspect(fsys vfs.FS, dir string) (Report, error) {
 	var before string
-	for attempt := 1; ; attempt++ {
+	for range inspectAttempts {
 		v, err := view(context.Background(), fsys, dir)
-		if err != nil && (attempt == inspectAttempts || !errors.Is(err, fs.ErrNotExist)) {
-			return Report{}, err
+		if errors.Is(err, errChanging) || errors.Is(err, fs.ErrNotExist) {
+			if v == nil { // there is no log at all
+				return Report{}, err
+			}
+			continue
 		}
 		if err != nil {
-			continue // a segment was recycled while we looked
+			return Report{}, err
 		}
 		r := v.report()
-		// A frame that was being written when it was read looks like damage if the
-		// next one was complete when the search reached it. Real damage stays.
+		// What a server was changing could look like damage. Real damage stays.
 		seen := fmt.Sprintf("%q", r.Damage)
-		if len(r.Damage) == 0 || seen == before || attempt == inspectAttempts {
+		if len(r.Damage) == 0 || seen == before {
 			return r, nil
 		}
 		before = seen
 	}
+	return Report{}, fmt.Errorf("wal: inspect %s: %w", dir, errChanging)
 }
 
 // logView is a log as it was found.
@@ -109,6 +117,8 @@ type logView struct {
 	damage  []*DamageError
 }
 
+// view looks at a log once. With errChanging or fs.ErrNotExist and a view, a server
+// took away what was being read; without a view there is no log.
 func view(ctx context.Context, fsys vfs.FS, dir string) (*logView, error) {
 	v := &logView{dir: path.Clean(dir)}
 	var err error
@@ -134,19 +144,59 @@ func view(ctx context.Context, fsys vfs.FS, dir string) (*logView, error) {
 	v.hasID = v.hasMeta
 	if !v.hasID {
 		if v.id, v.hasID, err = idFromFrames(fsys, v.dir, generations); err != nil {
-			return nil, err
+			return v, err
 		}
 	}
 	if len(generations) == 0 {
 		return v, nil
 	}
-	scans, err := scanSegments(ctx, fsys, v.dir, generations, v.id)
+	scans, younger, err := v.scanLive(ctx, fsys, generations)
 	if err != nil {
-		return nil, err
+		return v, err
 	}
-	v.chain = checkChain(v.dir, scans)
+	v.chain = checkChain(v.dir, scans, younger)
 	v.damage = append(v.damage, v.chain.damage...)
 	return v, nil
+}
+
+// scanLive scans segments that a server may be changing, and lists the directory
+// again: a segment that is not listed any more was given back, and may have been
+// overwritten while it was read, so it is left out. Segments that are listed now
+// and were not before are younger: the view ends before them.
+func (v *logView) scanLive(ctx context.Context, fsys vfs.FS, generations []uint64) (scans []*segmentScan, younger []uint64, err error) {
+	found, err := scanSegments(ctx, fsys, v.dir, generations, v.id, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	// A segment is sealed before the next one gets its first frame. One that was
+	// read before its seal, when the next was read after, is read again.
+	for i, s := range found[:len(found)-1] {
+		if s != nil && !s.sealed() {
+			again, err := scanSegments(ctx, fsys, v.dir, generations[i:i+1], v.id, true)
+			if err != nil {
+				return nil, nil, err
+			}
+			found[i] = again[0]
+		}
+	}
+	if v.names, err = fsys.List(v.dir); err != nil {
+		return nil, nil, fmt.Errorf("wal: list the log's directory: %w", err)
+	}
+	listed := numberedNames(v.names, segmentPrefix, segmentName)
+	newest := generations[len(generations)-1]
+	for _, g := range listed {
+		i, ok := slices.BinarySearch(generations, g)
+		switch {
+		case ok && found[i] != nil:
+			scans = append(scans, found[i])
+		case g > newest:
+			younger = append(younger, g)
+		}
+	}
+	if len(scans) == 0 {
+		return nil, nil, errChanging
+	}
+	return scans, younger, nil
 }
 
 // idFromFrames finds the id the frames carry. Two ids are an error: then nobody

@@ -459,30 +459,3 @@ func TestBadOptionsAreRefusedWithTheReason(t *testing.T) {
 		}
 	}
 }
-
-func TestInspectBesideARunningLogSeesNoDamage(t *testing.T) {
-	fs := faultfs.New(1)
-	l := mustOpen(t, smallOptions(fs))
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	wg.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			if pos, err := l.Append(make([]byte, 700)); err != nil || l.Release(pos.Seq) != nil {
-				t.Error(err)
-				return
-			}
-		}
-	})
-	for range 300 {
-		if r := inspect(t, fs); len(r.Damage) > 0 {
-			t.Fatal(r.Damage[0])
-		}
-	}
-	close(stop)
-	wg.Wait()
-}

@@ -40,11 +40,11 @@ func (l *Log) recover(ctx context.Context) error {
 			return &DamageError{File: l.path(segmentPrefix + "*"), Reason: "all segment files are missing"}
 		}
 	}
-	scans, err := scanSegments(ctx, l.fs, l.o.Dir, generations, l.id)
+	scans, err := scanSegments(ctx, l.fs, l.o.Dir, generations, l.id, false)
 	if err != nil {
 		return err
 	}
-	c := checkChain(l.o.Dir, scans)
+	c := checkChain(l.o.Dir, scans, nil)
 	if len(c.damage) > 0 {
 		for _, d := range c.damage {
 			l.log.Error("the log is damaged", "file", d.File, "offset", d.Offset, "reason", d.Reason)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"runtime"
 	"slices"
@@ -126,6 +127,10 @@ func scanSegment(ctx context.Context, fsys vfs.FS, dir string, generation uint64
 			if err != nil {
 				return nil, fmt.Errorf("wal: read %s: %w", s.file, err)
 			}
+			if s.later >= 0 && w.frameArrived(f, s, id) {
+				s.badReason, s.torn, s.later, s.laterNext = "", false, -1, 0
+				continue
+			}
 			break
 		}
 		if err != nil {
@@ -134,6 +139,15 @@ func scanSegment(ctx context.Context, fsys vfs.FS, dir string, generation uint64
 		s.add(h, payload)
 	}
 	return s, nil
+}
+
+// frameArrived reports whether a frame stands where the scan found none. If a
+// server writes meanwhile, one may be there by the time a later one is found: a
+// frame is only begun when the one before is durable.
+func (w *window) frameArrived(f vfs.File, s *segmentScan, id ID) bool {
+	w.reset(f, s.sizeBytes)
+	h, _, err := w.frameAt(s.end, id, s.generation)
+	return err == nil && (s.frames == 0 || h.first == s.next)
 }
 
 func (s *segmentScan) add(h header, payload []byte) {
@@ -156,8 +170,9 @@ func (s *segmentScan) add(h header, payload []byte) {
 	}
 }
 
-// scanSegments scans segments in parallel and returns the results in order.
-func scanSegments(ctx context.Context, fsys vfs.FS, dir string, generations []uint64, id ID) ([]*segmentScan, error) {
+// scanSegments scans segments in parallel and returns the results in order. If
+// they may vanish, those that did are nil.
+func scanSegments(ctx context.Context, fsys vfs.FS, dir string, generations []uint64, id ID, mayVanish bool) ([]*segmentScan, error) {
 	scans := make([]*segmentScan, len(generations))
 	errs := make([]error, len(generations))
 	work := make(chan int, len(generations))
@@ -170,6 +185,9 @@ func scanSegments(ctx context.Context, fsys vfs.FS, dir string, generations []ui
 		wg.Go(func() {
 			for i := range work {
 				scans[i], errs[i] = scanSegment(ctx, fsys, dir, generations[i], id)
+				if mayVanish && errors.Is(errs[i], fs.ErrNotExist) {
+					errs[i] = nil
+				}
 			}
 		})
 	}
@@ -183,16 +201,19 @@ type chain struct {
 	// unborn is the last segment if it got its name and nothing else before a
 	// crash; it is not in scans.
 	unborn *segmentScan
-	damage []*DamageError
+	// younger are the generations that were named while the scan was running: what
+	// is in them is not known.
+	younger []uint64
+	damage  []*DamageError
 }
 
 // tail is the segment appends go to.
 func (c *chain) tail() *segmentScan { return c.scans[len(c.scans)-1] }
 
 // checkChain finds what is wrong between and within segments. There is at least
-// one.
-func checkChain(dir string, scans []*segmentScan) *chain {
-	c := &chain{scans: scans}
+// one; younger are generations that exist and were not scanned, newer than all.
+func checkChain(dir string, scans []*segmentScan, younger []uint64) *chain {
+	c := &chain{scans: scans, younger: younger}
 	if n := len(scans); n > 1 {
 		last, before := scans[n-1], scans[n-2]
 		if !before.sealed() && before.later < 0 && last.frames == 0 && last.later < 0 {
@@ -232,6 +253,9 @@ func (c *chain) checkSegment(dir string, s, after *segmentScan) {
 		c.add(&DamageError{File: s.file, Offset: s.end, FirstLost: firstLost, NextIntact: intact,
 			Reason: fmt.Sprintf("%s, but a later segment exists", s.badReason)})
 	case s.sealed() && after == nil:
+		if slices.Contains(c.younger, s.following) {
+			return
+		}
 		c.add(&DamageError{File: path.Join(dir, segmentName(s.following)), FirstLost: firstLost,
 			Reason: "the file is missing, the segment before it says that it exists"})
 	case s.sealed() && s.following != after.generation:
