@@ -57,12 +57,15 @@ func TestAnErrorThatTheKeepersSyncIsToldIsNeverMissedByACommit(t *testing.T) {
 		}
 		close(commit)
 		<-ended
+		if l.Err() != nil {
+			t.Errorf("seed %d: a segment that was not in use could not be filled, and the log failed: %v", seed, l.Err())
+		}
 		_ = l.Close()
 		l, err := wal.Open(ctx, smallOptions(fs.Reboot()))
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if l.Next() != last+1 {
+		if l.Next() < last+1 {
 			t.Errorf("seed %d: acknowledged up to %d, the log has up to %d", seed, last, l.Next()-1)
 		}
 		_ = l.Close()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"time"
 
 	"millrace/internal/wal/vfs"
@@ -126,17 +127,18 @@ func makePlan(fsys vfs.FS, v *logView, o RepairOptions) (*plan, error) {
 		}
 	}
 	p.planEnd()
+	if len(p.report.Steps) > 0 || slices.ContainsFunc(p.segments, func(s *plannedSegment) bool { return s.changed }) {
+		// A spare may hold frames of a segment whose name was lost, or of a life of
+		// the log after the copy that was brought back.
+		for _, n := range numberedNames(v.names, sparePrefix, spareName) {
+			p.takeOut(path.Join(v.dir, spareName(n)), "it may hold stray frames")
+		}
+	}
 	for _, s := range p.segments {
 		if s.changed && s.exists {
 			p.step("copy %s to the quarantine and rebuild it from its intact frames", path.Base(s.file))
 		} else if s.changed {
 			p.step("make %s", path.Base(s.file))
-		}
-	}
-	if len(v.damage) > 0 {
-		// A spare may hold frames of a segment whose name was lost.
-		for _, n := range numberedNames(v.names, sparePrefix, spareName) {
-			p.takeOut(path.Join(v.dir, spareName(n)), "it may hold stray frames")
 		}
 	}
 	return p, nil
@@ -299,6 +301,20 @@ func (p *plan) execute(fsys vfs.FS, o RepairOptions) error {
 			return err
 		}
 	}
+	// First what is in the way: once the segments are rebuilt, nothing tells any
+	// more that a spare is not to be trusted.
+	for _, name := range p.remove {
+		err := p.quarantine(fsys, name)
+		if err == nil {
+			err = fsys.Remove(name)
+		}
+		if err == nil {
+			err = fsys.SyncDir(p.v.dir)
+		}
+		if err != nil {
+			return fmt.Errorf("wal: take %s out: %w", name, err)
+		}
+	}
 	for _, s := range p.segments {
 		if !s.changed {
 			continue
@@ -310,18 +326,6 @@ func (p *plan) execute(fsys vfs.FS, o RepairOptions) error {
 		}
 		if err := p.rebuild(fsys, s); err != nil {
 			return fmt.Errorf("wal: rebuild %s: %w", s.file, err)
-		}
-	}
-	for _, name := range p.remove {
-		err := p.quarantine(fsys, name)
-		if err == nil {
-			err = fsys.Remove(name)
-		}
-		if err == nil {
-			err = fsys.SyncDir(p.v.dir)
-		}
-		if err != nil {
-			return fmt.Errorf("wal: take %s out: %w", name, err)
 		}
 	}
 	b, err := json.MarshalIndent(p.report, "", "  ")

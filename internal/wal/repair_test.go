@@ -270,3 +270,105 @@ func TestAHealthyLogNeedsNoRepair(t *testing.T) {
 		}
 	}
 }
+
+func TestARepairThatCrashedStillTakesStraySparesOut(t *testing.T) {
+	for crash := range 200 {
+		fs := writtenLog(t, 50, true)
+		report := inspect(t, fs)
+		for _, name := range report.SpareFiles {
+			if err := fs.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// The last segment under a spare's name: recycled, its frames would be taken
+		// for those of the generation to come.
+		last := report.Segments[len(report.Segments)-1]
+		if err := fs.Rename(last.File, logDir+"/spare-000000000001"); err != nil {
+			t.Fatal(err)
+		}
+		if err := fs.SyncDir(logDir); err != nil {
+			t.Fatal(err)
+		}
+		o := wal.RepairOptions{StorePosition: last.First}
+		fs.CrashAfter(crash)
+		_, _ = wal.Repair(fs, logDir, o)
+		fs = fs.Reboot()
+		if _, err := wal.Repair(fs, logDir, o); err != nil {
+			t.Fatal(err)
+		}
+		for kills := range uint64(25) {
+			l, err := wal.Open(ctx, smallOptions(fs))
+			if err != nil {
+				t.Fatalf("crash after %d operations, then %d kills: %v", crash, kills, err)
+			}
+			if n := l.Next(); n != last.First+kills {
+				t.Fatalf("crash after %d operations, then %d kills: the log ends at %d instead of %d", crash, kills, n, last.First+kills)
+			}
+			mustAppend(t, l, record(1030))
+			fs = fs.Kill()
+			_ = l.Close()
+		}
+	}
+}
+
+func TestARestoredCopyIsNotConfusedByNewerSpares(t *testing.T) {
+	fs := faultfs.New(1)
+	o := smallOptions(fs)
+	o.SpareSegments = 4
+	l := mustOpen(t, o)
+	appendUpTo := func(upTo uint64) {
+		for seq := l.Next(); seq <= upTo; seq++ {
+			mustAppend(t, l, record(seq))
+		}
+	}
+	appendUpTo(20)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	old := map[string][]byte{}
+	for _, s := range inspect(t, fs).Segments {
+		b, err := fs.Content(s.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old[s.File] = b
+	}
+	l = mustOpen(t, o)
+	appendUpTo(120)
+	store := l.Next()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range inspect(t, fs).Segments { // as if released and recycled
+		if err := fs.Rename(s.File, fmt.Sprintf("%s/spare-%012d", logDir, 100+i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, content := range old {
+		f, err := fs.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+		if err := fs.SetContent(name, content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report, err := wal.Repair(fs, logDir, wal.RepairOptions{StorePosition: store})
+	if err != nil || len(report.Damage) > 0 || len(report.Steps) == 0 {
+		t.Fatalf("damage %v, steps %q, %v", report.Damage, report.Steps, err)
+	}
+	for kills := range uint64(60) {
+		o.FS = fs
+		l, err := wal.Open(ctx, o)
+		if err != nil {
+			t.Fatalf("after %d kills: %v", kills, err)
+		}
+		if l.Next() != store+kills {
+			t.Fatalf("after %d kills the log ends at %d instead of %d", kills, l.Next(), store+kills)
+		}
+		mustAppend(t, l, record(1030))
+		fs = fs.Kill()
+		_ = l.Close()
+	}
+}
