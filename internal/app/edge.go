@@ -28,6 +28,17 @@ const jobRead = "reads"
 // queryTimeout bounds one query of the store.
 const queryTimeout = 15 * time.Second
 
+// maxTails bounds the live streams of all tenants together.
+const maxTails = 1000
+
+// noneIsNegative turns the configuration's 0 into what the edge calls none.
+func noneIsNegative(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
 // newEdge builds the HTTP edge on a core.
 func (c *core) newEdge(authenticator httpapi.Authenticator, limits *limit.Metrics, tracer trace.Tracer, addresses func() []string) (*httpapi.Server, error) {
 	h, e := &c.cfg.HTTP, &c.cfg.Events
@@ -48,10 +59,11 @@ func (c *core) newEdge(authenticator httpapi.Authenticator, limits *limit.Metric
 		Auth: authenticator, Keys: c.keys, Rates: rates, Bytes: bytes, Checks: c.checks(),
 		Logger: c.logger, LogContext: telemetry.WithRequestID, Metrics: httpapi.NewMetrics(c.registry), Tracer: tracer,
 		Version: Version(), ListenAddresses: addresses, CertFile: h.TLS.CertFile, KeyFile: h.TLS.KeyFile,
-		MaxBodyBytes: int(e.MaxBodyBytes), MaxHeaderBytes: int(h.MaxHeaderBytes), MaxTailsPerTenant: e.Tail.MaxStreamsPerTenant,
+		MaxBodyBytes: int(e.MaxBodyBytes), MaxHeaderBytes: int(h.MaxHeaderBytes), MaxTailsPerTenant: noneIsNegative(e.Tail.MaxStreamsPerTenant),
+		MaxTails:      max(maxTails, e.Tail.MaxStreamsPerTenant),
 		QueryTimeout:  min(queryTimeout, wait),
 		HeaderTimeout: h.ReadHeaderTimeout, BodyTimeout: h.BodyTimeout, WriteTimeout: wait, IdleTimeout: h.IdleTimeout,
-		DrainTimeout: h.ShutdownTimeout,
+		DrainDelay: h.DrainDelay, DrainTimeout: h.ShutdownTimeout,
 	})
 }
 

@@ -105,8 +105,14 @@ func (k *Keys) check(req CreateKey) (Scopes, error) {
 	if req.TTL < 0 || req.TTL > 0 && req.TTL < time.Second {
 		return 0, &InvalidError{Field: "ttl", Detail: fmt.Sprintf("a key cannot live for %s; use at least 1s, or leave it out for a key that lives until it is revoked", req.TTL)}
 	}
+	if req.TTL > maxKeyTTL {
+		return 0, &InvalidError{Field: "ttl", Detail: fmt.Sprintf("a key cannot live for %s; use at most %s, or leave it out for a key that lives until it is revoked", req.TTL, maxKeyTTL)}
+	}
 	return scopes, nil
 }
+
+// maxKeyTTL is a hundred years. Times are kept in nanoseconds, which end in 2262.
+const maxKeyTTL = 100 * 365 * 24 * time.Hour
 
 // List returns all API keys of a tenant, the newest first, revoked and expired
 // ones included.

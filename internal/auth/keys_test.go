@@ -176,6 +176,7 @@ func TestRequestsForKeysThatAreRefused(t *testing.T) {
 		{"admin by one who is not", "scopes", "admin cannot be granted", func(c *CreateKey) { c.Scopes = []string{"admin"} }},
 		{"a creator who has nothing", "scopes", "cannot be granted", func(c *CreateKey) { c.MayGrant = 0 }},
 		{"a negative time to live", "ttl", "-1h", func(c *CreateKey) { c.TTL = -time.Hour }},
+		{"a time to live beyond what a time can hold", "ttl", "at most", func(c *CreateKey) { c.TTL = 2_080_000 * time.Hour }},
 		{"a time to live below a second", "ttl", "at least 1s", func(c *CreateKey) { c.TTL = time.Millisecond }},
 	}
 	store := newMemoryKeys()

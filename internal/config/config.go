@@ -28,7 +28,8 @@ type HTTP struct {
 	BodyTimeout       time.Duration `key:"bodyTimeout" min:"100ms" max:"1h" doc:"Time a client has to send a request's body; slower ones get 408."`
 	IdleTimeout       time.Duration `key:"idleTimeout" min:"1s" max:"1h" doc:"Time a connection may stay open between two requests."`
 	RequestTimeout    time.Duration `key:"requestTimeout" min:"1s" max:"1h" doc:"Time a request may take in all, its body included. Live streams are exempt."`
-	MaxInflightBytes  Size          `key:"maxInflightBytes" min:"1MiB" max:"64GiB" doc:"Most bytes of request bodies held in memory at a time; beyond it the answer is 503."`
+	MaxInflightBytes  Size          `key:"maxInflightBytes" min:"8MiB" max:"64GiB" doc:"Most bytes of request bodies held in memory at a time; beyond it the answer is 503."`
+	DrainDelay        time.Duration `key:"drainDelay" min:"0s" max:"5m" doc:"When the server is stopped: how long requests are still taken while /readyz fails already, so that load balancers notice. It is part of shutdownTimeout."`
 	ShutdownTimeout   time.Duration `key:"shutdownTimeout" min:"1s" max:"10m" doc:"Time that requests in flight have to finish when the server is stopped."`
 	TLS               TLS           `key:"tls" doc:"Serve HTTPS. The files are read again when they change."`
 }

@@ -160,6 +160,10 @@ func parseBound(f field, text string) float64 {
 }
 
 func (v *validator) addresses(c *Config) {
+	if c.HTTP.DrainDelay >= c.HTTP.ShutdownTimeout && v.good("http.shutdownTimeout") {
+		v.add("http.drainDelay", formatDuration(c.HTTP.DrainDelay),
+			"it is part of http.shutdownTimeout (%s) and must be shorter; make it shorter or the other longer", formatDuration(c.HTTP.ShutdownTimeout))
+	}
 	if c.Data == "" {
 		v.add("data", `""`, "it is empty; name a directory on a local disk, such as ./millrace-data")
 	}
@@ -256,6 +260,9 @@ func isLoopback(host string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
+// bodiesInFlight is how many of the largest bodies must fit in memory at least.
+const bodiesInFlight = 8
+
 func (v *validator) events(c *Config) {
 	e := c.Events
 	if e.Ack == "stream" {
@@ -267,7 +274,12 @@ func (v *validator) events(c *Config) {
 	}
 	v.atMost("events.maxEventBytes", e.MaxEventBytes, "events.maxBodyBytes", e.MaxBodyBytes)
 	v.atMost("events.deadLetterMaxBytes", e.DeadLetterMaxBytes, "events.maxBodyBytes", e.MaxBodyBytes)
-	v.atMost("events.maxBodyBytes", e.MaxBodyBytes, "http.maxInflightBytes", c.HTTP.MaxInflightBytes)
+	if c.HTTP.MaxInflightBytes < bodiesInFlight*e.MaxBodyBytes && v.good("events.maxBodyBytes") {
+		// A body is there twice while it is decompressed, and one sender may hold a
+		// share of the bound only.
+		v.add("http.maxInflightBytes", c.HTTP.MaxInflightBytes.String(),
+			"it is less than %d times events.maxBodyBytes (%s), so that large bodies could be refused for ever; make it bigger", bodiesInFlight, e.MaxBodyBytes)
+	}
 	v.atMost("events.maxBodyBytes", e.MaxBodyBytes, "events.queueMaxBytes", e.QueueMaxBytes)
 	if e.SegmentBytes > e.BacklogMaxBytes/2 && v.good("events.backlogMaxBytes") {
 		// Space is given back a whole segment at a time.

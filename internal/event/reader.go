@@ -30,6 +30,9 @@ func NewReader(store Store, commits CommitSignal, now func() time.Time) *Reader 
 const (
 	// tailPage is how many events a tail reads at once.
 	tailPage = 500
+	// tailBytes bounds what a tail holds of the store's events while its reader is
+	// slow.
+	tailBytes = 256 << 10
 	// tailEvery is the least time between two reads of a tail that has caught up:
 	// at full rate there is a commit every few milliseconds.
 	tailEvery = 100 * time.Millisecond
@@ -40,10 +43,10 @@ const (
 
 // Tail calls yield with every event that becomes queryable, oldest first, and
 // the cursor that resumes after it, until the context ends or yield returns an
-// error, which it returns. A tail holds no events: each reads from the store at
-// its own pace, so a slow one costs nothing but its place.
+// error, which it returns. A tail reads from the store at its own pace and holds
+// one small page, so a slow one costs little but its place.
 func (r *Reader) Tail(ctx context.Context, q TailQuery, yield func(e Event, cursor string) error) error {
-	query := Query{TenantID: q.TenantID, Type: q.Type, Limit: tailPage, Cursor: q.Cursor, Ascending: true}
+	query := Query{TenantID: q.TenantID, Type: q.Type, Limit: tailPage, MaxBytes: tailBytes, Cursor: q.Cursor, Ascending: true}
 	if q.Cursor == "" {
 		query.From = r.now()
 	}
@@ -61,7 +64,7 @@ func (r *Reader) Tail(ctx context.Context, q TailQuery, yield func(e Event, curs
 		if page.Next != "" {
 			query.Cursor = page.Next
 		}
-		if len(page.Events) == tailPage {
+		if len(page.Events) > 0 && more(&page) {
 			continue
 		}
 		if !sleep(ctx, tailEvery) {
@@ -74,6 +77,15 @@ func (r *Reader) Tail(ctx context.Context, q TailQuery, yield func(e Event, curs
 			return nil
 		}
 	}
+}
+
+// more says whether a page ended because it was full.
+func more(p *Page) bool {
+	bytes := 0
+	for i := range p.Events {
+		bytes += len(p.Events[i].Payload)
+	}
+	return len(p.Events) == tailPage || bytes >= tailBytes
 }
 
 func tailEnd(ctx context.Context, err error) error {

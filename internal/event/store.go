@@ -78,6 +78,8 @@ type Store interface {
 var (
 	ErrNotFound  = errors.New("event not found")
 	ErrBadCursor = errors.New("cursor is not one this server gave")
+	// ErrTooManyPoints says that statistics would have more points than asked for.
+	ErrTooManyPoints = errors.New("the statistics have too many points")
 	// ErrData marks an error that comes from the content of a row.
 	ErrData = errors.New("the database refuses this data")
 )
@@ -103,6 +105,9 @@ type Query struct {
 	From, To time.Time
 	// Limit is the page size, at least 1.
 	Limit int
+	// MaxBytes ends a page at so many bytes of payloads, after at least one event;
+	// zero, and anything beyond it, means the store's own bound of 8 MiB.
+	MaxBytes int
 	// Cursor continues after a page's Next; empty starts anew.
 	Cursor string
 	// Ascending asks for the oldest first; the default is the newest first.
@@ -125,6 +130,9 @@ type StatsQuery struct {
 	// Step is the width of a point, a whole number of minutes, at least one.
 	// Points are aligned to multiples of Step since the Unix epoch.
 	Step time.Duration
+	// MaxPoints bounds the points of all series together, zero means no bound.
+	// Beyond it the answer is ErrTooManyPoints.
+	MaxPoints int
 }
 
 // Series is one type's counts over time, oldest first. Steps without events

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -85,6 +86,9 @@ const (
 	maxLimit     = 1000
 	// maxPoints bounds the points of one series, and with it the work of a query.
 	maxPoints = 10_000
+	// maxAllPoints bounds the points of all series of an answer, and with it its
+	// size: about eighty bytes a point.
+	maxAllPoints = 50_000
 	// defaultStatsSpan is how far back statistics go when "from" is not given.
 	defaultStatsSpan = time.Hour
 )
@@ -169,7 +173,11 @@ func (s *Server) eventStats(ctx context.Context, in *eventsInput) (*statsOutput,
 	if err := q.err(); err != nil {
 		return nil, err
 	}
+	query.MaxPoints = maxAllPoints
 	series, err := s.o.Reader.Stats(ctx, query)
+	if errors.Is(err, event.ErrTooManyPoints) {
+		return nil, invalidParameter("type", fmt.Sprintf("is not given, and all types together have more than %d points; name a type, use a longer step or a shorter range", maxAllPoints))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the rollups: %w", err)
 	}

@@ -13,8 +13,8 @@ import (
 	"millrace/internal/event"
 )
 
-// maxPageBytes bounds the payloads of one page; the cursor goes on from there. A
-// page has at least one event, however large.
+// maxPageBytes bounds the payloads of one page, whatever the query asks for; the
+// cursor goes on from there. A page has at least one event, however large.
 const maxPageBytes = 8 << 20
 
 // Events returns one page. See event.Store.
@@ -90,7 +90,13 @@ func (p *pager) bounds(v view) (lo, hi int64) {
 }
 
 // full says whether the page takes no further event.
-func (p *pager) full() bool { return len(p.events) >= p.q.Limit || p.bytes >= maxPageBytes }
+func (p *pager) full() bool {
+	most := p.q.MaxBytes
+	if most <= 0 || most > maxPageBytes {
+		most = maxPageBytes
+	}
+	return len(p.events) >= p.q.Limit || p.bytes >= most
+}
 
 func (p *pager) page() event.Page {
 	out := event.Page{Events: p.events}

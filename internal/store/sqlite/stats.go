@@ -24,7 +24,7 @@ func (e *events) Stats(ctx context.Context, q event.StatsQuery) ([]event.Series,
 		return nil, err
 	}
 	from, to := unixNano(q.From, math.MinInt64), unixNano(q.To, math.MaxInt64)
-	series := map[string]map[int64]event.Point{}
+	series := &pointSum{max: q.MaxPoints, points: map[string]map[int64]event.Point{}}
 	for _, v := range views {
 		if v.file.day.endNs() <= from || v.file.day.startNs() >= to {
 			continue
@@ -33,19 +33,48 @@ func (e *events) Stats(ctx context.Context, q event.StatsQuery) ([]event.Series,
 			return nil, fmt.Errorf("query event stats of %s: %w", v.file.day.time().Format(time.DateOnly), err)
 		}
 	}
-	out := make([]event.Series, 0, len(series))
-	for _, kind := range slices.Sorted(maps.Keys(series)) {
+	return series.sorted(), nil
+}
+
+// pointSum adds up points by type and step.
+type pointSum struct {
+	max    int // 0 means no bound
+	count  int
+	points map[string]map[int64]event.Point
+}
+
+func (t *pointSum) add(kind string, step int64, p event.Point) error {
+	steps := t.points[kind]
+	if steps == nil {
+		steps = map[int64]event.Point{}
+		t.points[kind] = steps
+	}
+	before, there := steps[step]
+	if !there {
+		if t.count++; t.max > 0 && t.count > t.max {
+			return event.ErrTooManyPoints
+		}
+	}
+	p.Count += before.Count
+	p.Bytes += before.Bytes
+	steps[step] = p
+	return nil
+}
+
+func (t *pointSum) sorted() []event.Series {
+	out := make([]event.Series, 0, len(t.points))
+	for _, kind := range slices.Sorted(maps.Keys(t.points)) {
 		s := event.Series{Type: kind}
-		for _, at := range slices.Sorted(maps.Keys(series[kind])) {
-			s.Points = append(s.Points, series[kind][at])
+		for _, at := range slices.Sorted(maps.Keys(t.points[kind])) {
+			s.Points = append(s.Points, t.points[kind][at])
 		}
 		out = append(out, s)
 	}
-	return out, nil
+	return out
 }
 
 // statsIn adds the rollups of one file to the series, by type and step.
-func (e *events) statsIn(ctx context.Context, file *dayFile, q event.StatsQuery, from, to int64, series map[string]map[int64]event.Point) error {
+func (e *events) statsIn(ctx context.Context, file *dayFile, q event.StatsQuery, from, to int64, series *pointSum) error {
 	db, err := e.files.acquire(file)
 	if err != nil {
 		return err
@@ -74,14 +103,10 @@ func (e *events) statsIn(ctx context.Context, file *dayFile, q event.StatsQuery,
 		if err := rows.Scan(&kind, &step, &p.Count, &p.Bytes); err != nil {
 			return err
 		}
-		if series[kind] == nil {
-			series[kind] = map[int64]event.Point{}
-		}
-		before := series[kind][step]
 		p.Time = time.Unix(step*minutes*60, 0).UTC()
-		p.Count += before.Count
-		p.Bytes += before.Bytes
-		series[kind][step] = p
+		if err := series.add(kind, step, p); err != nil {
+			return err
+		}
 	}
 	return rows.Err()
 }

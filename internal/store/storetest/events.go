@@ -43,6 +43,8 @@ func Events(t *testing.T, fresh EventsFactory) {
 
 		{"rollups add up", rollupsAddUp},
 		{"stats respect their bounds", statsRespectBounds},
+		{"stats have no more points than asked for", statsAreBounded},
+		{"pages have no more bytes than asked for", pagesAreBoundedInBytes},
 		{"recent hashes come oldest first", recentHashes},
 		{"recent hashes stop when told", recentHashesStop},
 		{"the newest time of receipt is known", lastReceived},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -44,6 +45,46 @@ func rollupsAddUp(t *testing.T, h *EventsHarness) {
 					t.Errorf("tenant %q, type %q, step %s: stats differ (-want +got):\n%s", tenant, kind, step, diff)
 				}
 			}
+		}
+	}
+}
+
+func statsAreBounded(t *testing.T, h *EventsHarness) {
+	ctx := testContext(t)
+	f := newFeed(h.Store, 1)
+	for i := range 12 {
+		f.add(t, ctx, row("demo", fmt.Sprint("type", i%4), fmt.Sprint("e", i), monday.Add(time.Duration(i/4)*time.Minute)))
+	}
+	q := event.StatsQuery{TenantID: "demo", From: monday, To: dayAfter(1), Step: time.Minute, MaxPoints: 12}
+	if series, err := h.Store.Stats(ctx, q); err != nil || len(series) != 4 {
+		t.Errorf("twelve points of twelve: %d series, error %v", len(series), err)
+	}
+	q.MaxPoints = 11
+	if _, err := h.Store.Stats(ctx, q); !errors.Is(err, event.ErrTooManyPoints) {
+		t.Errorf("twelve points of eleven: error %v", err)
+	}
+	q.Type = "type1"
+	if series, err := h.Store.Stats(ctx, q); err != nil || len(series) != 1 || len(series[0].Points) != 3 {
+		t.Errorf("one type: %+v, error %v", series, err)
+	}
+}
+
+func pagesAreBoundedInBytes(t *testing.T, h *EventsHarness) {
+	ctx := testContext(t)
+	f := newFeed(h.Store, 1)
+	for i := range 6 {
+		r := row("demo", "t", fmt.Sprint("e", i), monday.Add(time.Duration(i)*time.Second))
+		r.Payload = `"` + strings.Repeat("x", 98) + `"`
+		f.add(t, ctx, r)
+	}
+	for maxBytes, want := range map[int]int{1: 1, 100: 1, 101: 2, 600: 6, 0: 6} {
+		q := event.Query{TenantID: "demo", Limit: 10, MaxBytes: maxBytes}
+		page, err := h.Store.Events(ctx, q)
+		if err != nil || len(page.Events) != want {
+			t.Errorf("at most %d bytes: %d events, want %d, error %v", maxBytes, len(page.Events), want, err)
+		}
+		if got := all(t, ctx, h.Store, q); len(got) != 6 {
+			t.Errorf("at most %d bytes: %d events over all pages, want 6", maxBytes, len(got))
 		}
 	}
 }
