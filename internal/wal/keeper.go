@@ -165,8 +165,9 @@ func (k *keeper) dispose(s *segment, reuse bool) error {
 		sp := k.newSpare()
 		err := l.fs.Rename(s.file, sp.path)
 		if err == nil {
-			if sp.file, err = l.fs.OpenWrite(sp.path); err != nil { // the next start finds it
-				l.log.Warn("cannot reuse a released segment", "file", sp.path, "error", err)
+			if sp.file, err = l.fs.OpenWrite(sp.path); err != nil {
+				l.log.Warn("cannot reuse a released segment, it is removed", "file", sp.path, "error", err)
+				_ = l.fs.Remove(sp.path) // a leftover is adopted or removed at the next start
 			}
 			if err := k.syncDir(); err != nil {
 				if sp.file != nil {

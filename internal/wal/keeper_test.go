@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"millrace/internal/wal"
@@ -72,42 +73,56 @@ func TestAnErrorThatTheKeepersSyncIsToldIsNeverMissedByACommit(t *testing.T) {
 	}
 }
 
-// slowSpares is a file system that waits in the first Datasync of a new spare.
-type slowSpares struct {
-	vfs.OS
-	reached, wait chan struct{}
-	once          *atomic.Bool
+// watchedSpares is a file system that tells before a new spare is written to or
+// synced with Datasync.
+type watchedSpares struct {
+	vfs.FS
+	beforeWrite func(b []byte, off int64)
+	beforeSync  func()
 }
 
-func (s slowSpares) Create(name string) (vfs.File, error) {
-	f, err := s.OS.Create(name)
+func (s watchedSpares) Create(name string) (vfs.File, error) {
+	f, err := s.FS.Create(name)
 	if err != nil || !strings.Contains(name, "spare-") {
 		return f, err
 	}
-	return &slowSpare{f, s}, nil
+	return &watchedSpare{f, s}, nil
 }
 
-type slowSpare struct {
+type watchedSpare struct {
 	vfs.File
-	fs slowSpares
+	fs watchedSpares
 }
 
-func (f *slowSpare) Datasync() error {
-	if f.fs.once.CompareAndSwap(false, true) {
-		close(f.fs.reached)
-		<-f.fs.wait
+func (f *watchedSpare) WriteAt(b []byte, off int64) (int, error) {
+	if f.fs.beforeWrite != nil {
+		f.fs.beforeWrite(b, off)
+	}
+	return f.File.WriteAt(b, off)
+}
+
+func (f *watchedSpare) Datasync() error {
+	if f.fs.beforeSync != nil {
+		f.fs.beforeSync()
 	}
 	return f.File.Datasync()
 }
 
 func TestASlowKeeperDoesNotPoisonTheLog(t *testing.T) {
-	s := slowSpares{reached: make(chan struct{}), wait: make(chan struct{}), once: new(atomic.Bool)}
-	l := mustOpen(t, wal.Options{Dir: t.TempDir() + "/wal", FS: s, SegmentBytes: 64 << 10, ReserveBytes: 1})
+	reached, wait := make(chan struct{}), make(chan struct{})
+	var once atomic.Bool
+	fs := watchedSpares{FS: vfs.OS{}, beforeSync: func() {
+		if once.CompareAndSwap(false, true) {
+			close(reached)
+			<-wait
+		}
+	}}
+	l := mustOpen(t, wal.Options{Dir: t.TempDir() + "/wal", FS: fs, SegmentBytes: 64 << 10, ReserveBytes: 1})
 	rec := strings.Repeat("r", 8000)
 	for range 3 {
 		mustAppend(t, l, rec)
 	}
-	<-s.reached
+	<-reached
 	past := make(chan struct{})
 	go func() {
 		defer close(past)
@@ -122,9 +137,87 @@ func TestASlowKeeperDoesNotPoisonTheLog(t *testing.T) {
 	case <-past:
 	case <-time.After(4 * waitsForTheKeeper):
 	}
-	close(s.wait)
+	close(wait)
 	<-past
 	if err := l.Close(); err != nil { // waits for the keeper
 		t.Fatal(err)
 	}
+}
+
+func TestSparesThatCannotBeOpenedDoNotPileUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := faultfs.New(1)
+		o := smallOptions(fs)
+		o.SpareSegments = 2
+		l := mustOpen(t, o)
+		fs.Inject(faultfs.Fault{Kind: faultfs.Open, Path: "spare-", Err: syscall.EMFILE})
+		for seq := uint64(1); seq <= 500; seq++ {
+			mustAppend(t, l, record(seq))
+			if err := l.Release(seq); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if n := len(inspect(t, fs).SpareFiles); n > o.SpareSegments {
+			t.Errorf("%d spare files, the bound is %d", n, o.SpareSegments)
+		}
+		_ = l.Close()
+	})
+}
+
+func TestZerosAreNeverWrittenOverASegmentInUse(t *testing.T) {
+	const piece = 1 << 20
+	fs := faultfs.New(1)
+	filling, goOn, written := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	o := wal.Options{Dir: logDir, SegmentBytes: 4 * piece, MaxFrameBytes: piece / 2, MaxRecordBytes: piece / 2, ReserveBytes: 1}
+	var once atomic.Bool
+	o.FS = watchedSpares{FS: fs,
+		beforeSync: func() {
+			if once.CompareAndSwap(false, true) {
+				close(filling)
+				<-goOn
+			}
+		},
+		beforeWrite: func(b []byte, off int64) {
+			if len(b) == piece && off > 0 { // zeros; if commits go on meanwhile, the spare is theirs
+				select {
+				case <-written:
+				case <-time.After(4 * waitsForTheKeeper):
+				}
+			}
+		},
+	}
+	l := mustOpen(t, o)
+	rec := strings.Repeat("r", 400<<10)
+	for range 3 {
+		mustAppend(t, l, rec)
+	}
+	<-filling // the first MiB of zeros is written, three more are to come
+	go func() {
+		defer close(written)
+		for range 12 {
+			if _, err := l.Append([]byte(rec)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	select {
+	case <-written:
+	case <-time.After(waitsForTheKeeper):
+	}
+	close(goOn)
+	<-written
+	if err := l.Close(); err != nil { // waits for the keeper
+		t.Fatal(err)
+	}
+	o.FS = fs.Kill()
+	l, err := wal.Open(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(readAll(t, l)); n != 15 {
+		t.Fatalf("%d of 15 records are left", n)
+	}
+	_ = l.Close()
 }

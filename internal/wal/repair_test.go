@@ -339,8 +339,20 @@ func TestARestoredCopyIsNotConfusedByNewerSpares(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for i, s := range inspect(t, fs).Segments { // as if released and recycled
-		if err := fs.Rename(s.File, fmt.Sprintf("%s/spare-%012d", logDir, 100+i)); err != nil {
+	report := inspect(t, fs)
+	for _, name := range report.SpareFiles {
+		if err := fs.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, s := range report.Segments {
+		var err error
+		if old[s.File] != nil {
+			err = fs.Remove(s.File)
+		} else { // as if released and recycled
+			err = fs.Rename(s.File, fmt.Sprintf("%s/spare-%012d", logDir, 100+i))
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -354,9 +366,9 @@ func TestARestoredCopyIsNotConfusedByNewerSpares(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	report, err := wal.Repair(fs, logDir, wal.RepairOptions{StorePosition: store})
-	if err != nil || len(report.Damage) > 0 || len(report.Steps) == 0 {
-		t.Fatalf("damage %v, steps %q, %v", report.Damage, report.Steps, err)
+	repaired, err := wal.Repair(fs, logDir, wal.RepairOptions{StorePosition: store})
+	if err != nil || len(repaired.Damage) > 0 || len(repaired.Steps) == 0 {
+		t.Fatalf("damage %v, steps %q, %v", repaired.Damage, repaired.Steps, err)
 	}
 	for kills := range uint64(60) {
 		o.FS = fs
