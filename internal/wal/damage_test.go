@@ -262,3 +262,20 @@ func TestMissingFilesAreNoticed(t *testing.T) {
 		}
 	})
 }
+
+func TestAMiddleSegmentWithoutItsEndIsDamage(t *testing.T) {
+	fs := writtenLog(t, 50, true)
+	s := inspect(t, fs).Segments[1]
+	content, err := fs.Content(s.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.SetContent(s.File, content[:s.UsedBytes-1024]); err != nil {
+		t.Fatal(err)
+	}
+	_, err = wal.Open(ctx, smallOptions(fs))
+	var damage *wal.DamageError
+	if !errors.As(err, &damage) || damage.File != s.File {
+		t.Fatalf("want damage of %s, got %v", s.File, err)
+	}
+}

@@ -113,6 +113,9 @@ func (r *Reader) TryNext() (Frame, bool, error) {
 		}
 		offset := r.off
 		r.off += h.bytes()
+		if h.kind == frameGap { // what is lost need not come from a segment before
+			r.next = max(r.next, h.next())
+		}
 		if h.kind != frameData || h.next() <= r.next {
 			continue
 		}

@@ -384,3 +384,35 @@ func TestARestoredCopyIsNotConfusedByNewerSpares(t *testing.T) {
 		_ = l.Close()
 	}
 }
+
+func TestAReaderCrossesAGapAfterARelease(t *testing.T) {
+	fs := writtenLog(t, 50, true)
+	segments := inspect(t, fs).Segments
+	if err := fs.FlipBit(segments[0].File, segments[0].UsedBytes-512-700, 3); err != nil { // within the last data frame
+		t.Fatal(err)
+	}
+	report, err := wal.Repair(fs, logDir, wal.RepairOptions{})
+	if err != nil || len(report.Lost) != 1 {
+		t.Fatalf("lost %v, %v", report.Lost, err)
+	}
+	lost := report.Lost[0]
+	l := mustOpen(t, smallOptions(fs))
+	r, err := l.NewReader(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for next := uint64(1); next < lost.From; {
+		f, ok, err := r.TryNext()
+		if err != nil || !ok {
+			t.Fatalf("at %d: %v", next, err)
+		}
+		next = f.Next()
+	}
+	if err := l.Release(segments[1].First); err != nil { // nothing that the reader still needs
+		t.Fatal(err)
+	}
+	if f, ok, err := r.TryNext(); err != nil || !ok || f.FirstSeq != lost.UpTo {
+		t.Fatalf("after the gap %v comes %d, %v", lost, f.FirstSeq, err)
+	}
+}
