@@ -68,7 +68,7 @@ type offline struct {
 }
 
 func openOffline(ctx context.Context, cfg *config.Config) (*offline, error) {
-	logger, err := telemetry.NewLogger(os.Stderr, slog.LevelWarn, cfg.Log.Format)
+	logger, err := telemetry.NewLogger(os.Stderr, slog.LevelError, cfg.Log.Format)
 	if err != nil {
 		return nil, err
 	}

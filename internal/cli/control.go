@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -153,6 +154,9 @@ func problemError(response *http.Response, text []byte) error {
 		line += ": " + p.Detail
 	}
 	for _, e := range p.Errors {
+		if strings.Contains(p.Detail, e.Message) {
+			continue // said already
+		}
 		line += fmt.Sprintf("; %s: %s", e.Location, e.Message)
 	}
 	for _, e := range p.Rejected {
@@ -164,5 +168,11 @@ func problemError(response *http.Response, text []byte) error {
 	if response.StatusCode >= 500 && p.Instance != "" {
 		line += "; in the server's log it is request " + p.Instance
 	}
-	return errors.New(printable(line))
+	// What the request says is what the command line said.
+	line = strings.ReplaceAll(line, "the header "+tenantHeader+":", "--tenant:")
+	err := errors.New(printable(line))
+	if len(p.Errors) > 0 {
+		return &usageError{err}
+	}
+	return err
 }

@@ -88,6 +88,8 @@ func TestAProblemOfTheAPIIsOneLine(t *testing.T) {
 			"Not found: there is no such key"},
 		{"with parameters", answer{422, `{"title":"A parameter is wrong","errors":[{"location":"body.name","message":"is too long"}]}`},
 			"A parameter is wrong; body.name: is too long"},
+		{"with parameters that the detail names already", answer{422, `{"title":"Wrong","detail":"body.name: is too long","errors":[{"location":"body.name","message":"is too long"}]}`},
+			"Wrong: body.name: is too long"},
 		{"with rejected events", answer{422, `{"title":"Nothing was accepted","rejected":[{"index":0,"reason":"\"type\" is missing"}]}`},
 			`Nothing was accepted; "type" is missing`},
 		{"that will pass", answer{503, `{"title":"The backlog is full","retryAfter":5,"instance":"r-1"}`},
@@ -99,7 +101,11 @@ func TestAProblemOfTheAPIIsOneLine(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			api := &fakeControl{answers: []answer{test.answer}}
 			r := invocation{deps: api.deps()}.run(t, "keys", "revoke", "k1", "--tenant", "demo")
-			want := result{Code: ExitFailure, Err: "millrace: " + test.want + "\n"}
+			code := ExitFailure
+			if strings.Contains(test.body, `"errors"`) {
+				code = ExitUsage // an argument was wrong
+			}
+			want := result{Code: code, Err: "millrace: " + test.want + "\n"}
 			if diff := cmp.Diff(want, r); diff != "" {
 				t.Errorf("result (-want +got):\n%s", diff)
 			}
