@@ -158,13 +158,14 @@ func (s *Server) receive(ex *exchange, r *http.Request) (*body, *problem) {
 	} else {
 		bd, err = s.decoders.fill(bd, enc, &src)
 	}
-	// Nothing more is read: from here on the connection may be quiet for as long
-	// as the answer takes.
-	ex.setReadDeadline(time.Time{})
 	if err != nil {
+		// The deadline stays: it bounds how long the rest may take to be drained.
 		bd.release()
 		return nil, s.readProblem(r, enc, &src, err)
 	}
+	// Nothing more is read: from here on the connection may be quiet for as long
+	// as the answer takes.
+	ex.setReadDeadline(time.Time{})
 	ex.pending = nil
 	s.metrics.bodyBytes.WithLabelValues(enc.String()).Add(float64(len(bd.data)))
 	return bd, nil

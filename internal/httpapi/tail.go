@@ -277,6 +277,11 @@ func (st *stream) flush(text string) error {
 	if st.err == nil {
 		st.err = st.rc.Flush()
 	}
+	if st.err == nil {
+		// HTTP/2 resets a stream whose deadline passes even if nothing waits to be
+		// written.
+		_ = st.rc.SetWriteDeadline(time.Time{})
+	}
 	st.spare = events
 	if cap(events) > 4*maxStreamBuffer {
 		st.spare = nil // an event that large is rare
