@@ -48,6 +48,7 @@ type Caller[In, Out any] struct {
 func NewCaller[In, Out any](o Options, flush func(calls []*Call[In, Out])) *Caller[In, Out] {
 	c := &Caller[In, Out]{}
 	settle := func(calls []*Call[In, Out]) {
+		c.coalescer.GiveBack()
 		for _, call := range calls {
 			close(call.done)
 		}

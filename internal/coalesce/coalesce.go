@@ -56,7 +56,7 @@ type Options struct {
 	// flushed alone. Required.
 	MaxBatchWeight int64
 	// MaxQueuedWeight bounds what was added and not yet flushed, the running
-	// flush included. An item that weighs more than all of it is still taken when
+	// flush included until it gives its weight back. An item that weighs more than all of it is still taken when
 	// nothing else is queued, so that nothing waits for ever. Required.
 	MaxQueuedWeight int64
 }
@@ -76,7 +76,10 @@ type Coalescer[T any] struct {
 	head   int
 	closed bool
 
-	batch []T // the goroutine's own: the batch being flushed
+	// The goroutine's own: the batch being flushed, and what it weighs until that
+	// is given back.
+	batch  []T
+	weight int64
 }
 
 type entry[T any] struct {
@@ -122,7 +125,8 @@ func (c *Coalescer[T]) Add(item T, weight int64) error {
 	return nil
 }
 
-// Queued returns the weight that was added and whose flush has not ended.
+// Queued returns the weight that was added and is not flushed, the running flush
+// included until it gives its weight back.
 func (c *Coalescer[T]) Queued() int64 { return c.queued.Load() }
 
 // Close refuses further items, waits until everything queued was flushed and
@@ -135,6 +139,15 @@ func (c *Coalescer[T]) Close() {
 	<-c.done
 }
 
+// GiveBack takes the running batch's weight off the queue before the flush has
+// ended. A flush function calls it before it answers those who wait, so that who
+// has an answer finds room for the next item. Only the flush function and the
+// panic function may call it; calling it again does nothing.
+func (c *Coalescer[T]) GiveBack() {
+	c.queued.Add(-c.weight)
+	c.weight = 0
+}
+
 func (c *Coalescer[T]) signal() {
 	select {
 	case c.wake <- struct{}{}:
@@ -145,7 +158,7 @@ func (c *Coalescer[T]) signal() {
 func (c *Coalescer[T]) run() {
 	defer close(c.done)
 	for {
-		weight, closed := c.take()
+		closed := c.take()
 		if len(c.batch) == 0 {
 			if closed {
 				return
@@ -155,22 +168,22 @@ func (c *Coalescer[T]) run() {
 		}
 		c.flushBatch()
 		clear(c.batch) // so that the items can be collected
-		c.queued.Add(-weight)
+		c.GiveBack()
 	}
 }
 
-// take moves the next batch from the queue to c.batch and returns its weight.
-func (c *Coalescer[T]) take() (weight int64, closed bool) {
+// take moves the next batch from the queue to c.batch and its weight to c.weight.
+func (c *Coalescer[T]) take() (closed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.batch = c.batch[:0]
 	n := c.head
 	for ; n < len(c.queue); n++ {
 		e := &c.queue[n]
-		if n > c.head && weight+e.weight > c.options.MaxBatchWeight {
+		if n > c.head && c.weight+e.weight > c.options.MaxBatchWeight {
 			break
 		}
-		weight += e.weight
+		c.weight += e.weight
 		c.batch = append(c.batch, e.item)
 	}
 	clear(c.queue[c.head:n])
@@ -183,7 +196,7 @@ func (c *Coalescer[T]) take() (weight int64, closed bool) {
 		clear(c.queue[waiting:])
 		c.queue, c.head = c.queue[:waiting], 0
 	}
-	return weight, c.closed
+	return c.closed
 }
 
 func (c *Coalescer[T]) flushBatch() {

@@ -285,3 +285,22 @@ func BenchmarkAdd(b *testing.B) {
 	})
 	c.Close()
 }
+
+func TestWhoHasAnAnswerFindsRoomForTheNextItem(t *testing.T) {
+	c := coalesce.NewCaller(coalesce.Options{MaxBatchWeight: 10, MaxQueuedWeight: 10}, func(calls []*coalesce.Call[int, int]) {
+		if calls[0].In%10 == 9 {
+			panic("every tenth")
+		}
+	})
+	defer c.Close()
+	for i := range 5000 {
+		_, err := c.Do(t.Context(), i, 8)
+		var panicked *coalesce.PanicError
+		if errors.As(err, &panicked) != (i%10 == 9) || errors.Is(err, coalesce.ErrFull) {
+			t.Fatalf("call %d of a lone caller: %v", i, err)
+		}
+	}
+	if q := c.Queued(); q != 0 {
+		t.Errorf("nobody waits, and %d is queued", q)
+	}
+}

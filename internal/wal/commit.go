@@ -59,7 +59,6 @@ func (c *committer) recycle(r *request) {
 func (l *Log) commit(batch []*request) {
 	c := &l.c
 	c.batch = batch
-	defer func() { l.o.Metrics.queuedBytes.Set(float64(l.commits.Queued())) }()
 	if l.hasErr.Load() {
 		l.settleAll(l.Err())
 		return
@@ -87,6 +86,7 @@ func (l *Log) commit(batch []*request) {
 	m.commitRecords.Observe(float64(len(batch)))
 	m.commitBytes.Observe(float64(len(frame)))
 	pos := Position{Seq: first, ReceivedAt: time.Unix(0, received).UTC()}
+	l.giveBack()
 	for len(c.batch) > 0 {
 		l.settleOne(pos, nil)
 		pos.Seq++
@@ -271,6 +271,13 @@ func (l *Log) setDiskFull(full bool, cause error) {
 	}
 }
 
+// giveBack takes the batch's bytes off the queue before anybody has an answer, so
+// that nobody who appends one record after the other meets their own record there.
+func (l *Log) giveBack() {
+	l.commits.GiveBack()
+	l.o.Metrics.queuedBytes.Set(float64(l.commits.Queued()))
+}
+
 // settleOne answers the first unsettled request.
 func (l *Log) settleOne(pos Position, err error) {
 	c := &l.c
@@ -287,6 +294,7 @@ func (l *Log) settleOne(pos Position, err error) {
 
 // settleAll answers every unsettled request with an error.
 func (l *Log) settleAll(err error) {
+	l.giveBack()
 	lost := 0
 	for len(l.c.batch) > 0 {
 		if l.c.batch[0].finished != nil {
