@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ type request struct {
 
 // maxPooledBytes bounds the copies of asynchronous records kept for reuse.
 const maxPooledBytes = 1 << 20
+
+// smallRecordBytes is room that a queued copy may take beyond twice its record.
+const smallRecordBytes = 4 << 10
 
 // committer is the state of the one goroutine that writes. Its requests pool is
 // shared.
@@ -284,12 +288,24 @@ func (l *Log) settleOne(pos Position, err error) {
 	r := c.batch[0]
 	c.batch = c.batch[1:]
 	if r.finished != nil {
-		r.finished(err)
+		l.tell(r.finished, err)
 		c.recycle(r)
 		return
 	}
 	r.pos, r.err = pos, err
 	r.done <- struct{}{}
+}
+
+// tell calls who appended without waiting. If that panics, it is no matter of the
+// log or of the records that came in the same commit.
+func (l *Log) tell(finished func(error), err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			l.log.Error("the function that takes a record's outcome panicked; the outcome stands",
+				"panic", v, "outcome", err, "stack", string(debug.Stack()))
+		}
+	}()
+	finished(err)
 }
 
 // settleAll answers every unsettled request with an error.

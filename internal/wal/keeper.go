@@ -29,6 +29,8 @@ type keeper struct {
 	wake    chan struct{}
 	quit    chan struct{}
 	done    chan struct{}
+	tick    *time.Ticker
+	short   bool        // free space was below the reserve when it could last be told
 	wanted  atomic.Bool // the active segment is filling up
 	starved atomic.Bool // a commit needed a segment and there was no room for one
 
@@ -88,8 +90,8 @@ func (k *keeper) retire(s *segment) {
 
 func (k *keeper) run() {
 	defer close(k.done)
-	tick := time.NewTicker(keeperInterval)
-	defer tick.Stop()
+	k.tick = time.NewTicker(keeperInterval)
+	defer k.tick.Stop()
 	k.checkDisk()
 	for {
 		select {
@@ -97,7 +99,7 @@ func (k *keeper) run() {
 			return
 		case <-k.l.failed: // nothing is certain any more: leave the files to the next start
 			return
-		case <-tick.C:
+		case <-k.tick.C:
 			k.checkDisk()
 		case <-k.wake:
 		}
@@ -116,9 +118,12 @@ func (k *keeper) checkDisk() {
 	free, err := l.fs.FreeBytes(l.o.Dir)
 	if err != nil {
 		l.log.Warn("cannot tell the disk's free space", "error", err)
-		return
+		if k.short {
+			return
+		}
+		free = l.o.ReserveBytes // perhaps: what stopped a commit is tried again
 	}
-	if free < l.o.ReserveBytes {
+	if k.short = free < l.o.ReserveBytes; k.short {
 		l.setDiskFull(true, fmt.Errorf("%d bytes are free: %w", free, syscall.ENOSPC))
 		return
 	}
@@ -279,8 +284,13 @@ func (k *keeper) fill(s *spare) {
 		select {
 		case <-k.quit:
 			return
+		case <-k.l.failed:
+			return
+		case <-k.tick.C:
+			k.checkDisk()
 		default:
 		}
+		k.recycle() // on a slow disk a segment takes long
 		s.mu.Lock()
 		if s.taken {
 			s.mu.Unlock()

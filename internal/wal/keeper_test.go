@@ -1,6 +1,8 @@
 package wal_test
 
 import (
+	"errors"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -220,4 +222,108 @@ func TestZerosAreNeverWrittenOverASegmentInUse(t *testing.T) {
 		t.Fatalf("%d of 19 records are left", n)
 	}
 	_ = l.Close()
+}
+
+// unmeasured is a file system whose free space cannot be told.
+type unmeasured struct{ *faultfs.FS }
+
+func (unmeasured) FreeBytes(string) (int64, error) { return 0, syscall.EIO }
+
+func TestAFullDiskIsTriedAgainEvenIfItsFreeSpaceCannotBeTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := faultfs.New(1)
+		o := smallOptions(fs)
+		o.FS = unmeasured{fs}
+		l := mustOpen(t, o)
+		synctest.Wait()
+		fs.Inject(faultfs.Fault{Kind: faultfs.Write, Path: "segment-", Times: 1, Err: syscall.ENOSPC})
+		if _, err := l.Append([]byte("x")); !errors.Is(err, wal.ErrDiskFull) {
+			t.Fatalf("want ErrDiskFull, got %v", err)
+		}
+		time.Sleep(2 * time.Second) // of the bubble's clock
+		mustAppend(t, l, "x")
+		_ = l.Close()
+	})
+}
+
+func TestTheDiskIsWatchedWhileASegmentIsFilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const piece = 1 << 20
+		fs := faultfs.New(1)
+		filling := false
+		o := wal.Options{Dir: logDir, SegmentBytes: 64 * piece, MaxFrameBytes: 20 * piece, MaxRecordBytes: 20 * piece, ReserveBytes: 1}
+		o.FS = watchedSpares{FS: fs, beforeSync: func() {
+			filling = true
+			time.Sleep(time.Second) // of the bubble's clock: a very slow disk
+		}}
+		l := mustOpen(t, o)
+		mustAppend(t, l, strings.Repeat("r", 17*piece)) // a quarter of the segment: the next is asked for
+		synctest.Wait()
+		if !filling {
+			t.Fatal("no segment is being filled")
+		}
+		fs.SetCapacity(fs.Used())
+		time.Sleep(5 * time.Second)
+		if err := l.Admit(); !errors.Is(err, wal.ErrDiskFull) {
+			t.Errorf("the disk is full, Admit says %v", err)
+		}
+		_ = l.Close()
+	})
+}
+
+// countedFiles counts the files that are open.
+type countedFiles struct {
+	vfs.FS
+	open *atomic.Int64
+}
+
+type countedFile struct {
+	vfs.File
+	open *atomic.Int64
+}
+
+func (c countedFiles) count(f vfs.File, err error) (vfs.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	c.open.Add(1)
+	return countedFile{f, c.open}, nil
+}
+
+func (c countedFiles) Open(name string) (vfs.File, error)      { return c.count(c.FS.Open(name)) }
+func (c countedFiles) OpenWrite(name string) (vfs.File, error) { return c.count(c.FS.OpenWrite(name)) }
+func (c countedFiles) Create(name string) (vfs.File, error)    { return c.count(c.FS.Create(name)) }
+
+func (f countedFile) Close() error {
+	f.open.Add(-1)
+	return f.File.Close()
+}
+
+func TestALogThatCannotBeOpenedLeavesNoFileOpen(t *testing.T) {
+	fs := faultfs.New(1)
+	o := smallOptions(fs)
+	l := mustOpen(t, o)
+	for seq := uint64(1); seq <= 200; seq++ {
+		mustAppend(t, l, record(seq))
+	}
+	if err := l.Release(l.Next()); err != nil {
+		t.Fatal(err)
+	}
+	for len(inspect(t, fs).SpareFiles) < 2 {
+		runtime.Gosched() // the keeper is giving segments back
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for skip := range 2 {
+		counted := countedFiles{fs, new(atomic.Int64)}
+		o.FS = counted
+		fs.Inject(faultfs.Fault{Kind: faultfs.Sync, Path: "spare-", Skip: skip, Times: 1, Err: syscall.EIO})
+		if _, err := wal.Open(ctx, o); !errors.Is(err, syscall.EIO) {
+			t.Fatalf("want EIO, got %v", err)
+		}
+		if n := counted.open.Load(); n != 0 {
+			t.Errorf("%d files are open", n)
+		}
+	}
 }

@@ -175,13 +175,20 @@ func (l *Log) Append(record []byte) (Position, error) {
 
 // AppendAsync copies a record, queues it and returns. If it returned nil,
 // finished is called once with the outcome, by the goroutine that writes: it must
-// not wait for anything. A failure is counted and logged as well.
+// not wait for anything. A failure is counted and logged as well, and finished may
+// be nil if that is enough.
 func (l *Log) AppendAsync(record []byte, finished func(err error)) error {
 	if err := l.admitRecord(record); err != nil {
 		return err
 	}
 	r := l.c.requests.Get().(*request)
 	r.finished = finished
+	if finished == nil {
+		r.finished = func(error) {}
+	}
+	if cap(r.own) > 2*len(record)+smallRecordBytes {
+		r.own = nil // the queue counts the record, not the room that it takes
+	}
 	r.own = append(r.own[:0], record...)
 	r.record = r.own
 	return l.enqueue(r)

@@ -66,16 +66,17 @@ func (w *world) life() error {
 	return err
 }
 
-// injectFault now and then lets one operation on a segment fail.
+// injectFault now and then lets one operation on a file fail.
 func (w *world) injectFault() {
 	skip := w.rng.IntN(20)
+	file := []string{"segment-", "spare-", ""}[w.rng.IntN(3)]
 	switch w.rng.IntN(8) {
 	case 0:
-		w.fs.Inject(faultfs.Fault{Kind: faultfs.Sync, Path: "segment-", Skip: skip, Times: 1, Err: syscall.EIO})
+		w.fs.Inject(faultfs.Fault{Kind: faultfs.Sync, Path: file, Skip: skip, Times: 1, Err: syscall.EIO})
 	case 1:
-		w.fs.Inject(faultfs.Fault{Kind: faultfs.Write, Path: "segment-", Skip: skip, Times: 1, Err: syscall.EIO, Keep: w.rng.IntN(2000)})
+		w.fs.Inject(faultfs.Fault{Kind: faultfs.Write, Path: file, Skip: skip, Times: 1, Err: syscall.EIO, Keep: w.rng.IntN(2000)})
 	case 2: // passes: the log goes on a second later, or dies before
-		w.fs.Inject(faultfs.Fault{Kind: faultfs.Write, Path: "segment-", Skip: skip, Times: 1, Err: syscall.ENOSPC, Keep: w.rng.IntN(2000)})
+		w.fs.Inject(faultfs.Fault{Kind: faultfs.Write, Path: file, Skip: skip, Times: 1, Err: syscall.ENOSPC, Keep: w.rng.IntN(2000)})
 	case 3:
 		w.fs.Inject(faultfs.Fault{Kind: faultfs.SyncDir, Skip: skip, Times: 1, Err: syscall.EIO})
 	}
@@ -274,4 +275,40 @@ func (w *world) livesUntilLoss(lives int) int {
 		}
 	}
 	return 0
+}
+
+func TestWhatWasRefusedStaysSoOverATornFrameOfTheSameContent(t *testing.T) {
+	refused := 0
+	for seed := range uint64(400) {
+		fs := faultfs.New(seed)
+		l := mustOpen(t, smallOptions(fs))
+		mustAppend(t, l, "first")
+		fs.Inject(faultfs.Fault{Kind: faultfs.Sync, Path: "segment-", Times: 1, Err: syscall.EIO})
+		rec := []byte(record(33))
+		if _, err := l.Append(rec); !errors.Is(err, wal.ErrUnknown) {
+			t.Fatal(err)
+		}
+		fs = fs.Reboot()
+		_ = l.Close()
+		l = mustOpen(t, smallOptions(fs))
+		if l.Next() != 2 { // it was stored
+			_ = l.Close()
+			continue
+		}
+		fs.Inject(faultfs.Fault{Kind: faultfs.Write, Path: "segment-", Times: 1, Err: syscall.ENOSPC, Keep: 512})
+		if _, err := l.Append(rec); !errors.Is(err, wal.ErrDiskFull) {
+			t.Fatal(err)
+		}
+		refused++
+		fs = fs.Reboot()
+		_ = l.Close()
+		l = mustOpen(t, smallOptions(fs))
+		if l.Next() != 2 {
+			t.Fatalf("seed %d: a refused record is stored", seed)
+		}
+		_ = l.Close()
+	}
+	if refused < 50 {
+		t.Fatalf("the test tests too little: %d refused", refused)
+	}
 }

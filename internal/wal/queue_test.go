@@ -2,8 +2,10 @@ package wal_test
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"millrace/internal/wal"
@@ -31,5 +33,58 @@ func TestALoneCallerIsNeverToldThatTheLogIsBusy(t *testing.T) {
 		if _, err := l.Append(make([]byte, 3000)); err != nil {
 			t.Fatalf("append %d: %v", i, err)
 		}
+	}
+}
+
+func TestARecordWithoutAFunctionForItsOutcomeIsCountedIfItIsLost(t *testing.T) {
+	fs := faultfs.New(1)
+	reg := prometheus.NewRegistry()
+	o := smallOptions(fs)
+	o.Metrics = wal.NewMetrics(reg)
+	l := mustOpen(t, o)
+	if err := l.AppendAsync([]byte(record(1)), nil); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, l, record(2))
+	if diff := cmp.Diff(wantRecords(1, 3), readAll(t, l)); diff != "" {
+		t.Error(diff)
+	}
+	fs.Inject(faultfs.Fault{Kind: faultfs.Sync, Path: "segment-", Times: 1, Err: syscall.EIO})
+	if err := l.AppendAsync([]byte(record(3)), nil); err != nil {
+		t.Fatal(err)
+	}
+	<-l.Failed()
+	_ = l.Close()
+	if lost := metric(t, reg, "millrace_wal_unacknowledged_lost_records_total"); lost != 1 {
+		t.Errorf("%v records were counted as lost, 1 was", lost)
+	}
+}
+
+func TestAPanicInTheFunctionForAnOutcomeIsNoMatterOfItsNeighbours(t *testing.T) {
+	fs := faultfs.New(1)
+	l := mustOpen(t, smallOptions(fs))
+	reached, wait := make(chan struct{}), make(chan struct{})
+	fs.Inject(faultfs.Fault{Kind: faultfs.Sync, Path: "segment-", Times: 1, Reached: reached, Wait: wait})
+	outcomes := make(chan error, 2)
+	add := func(seq uint64, finished func(error)) {
+		t.Helper()
+		if err := l.AppendAsync([]byte(record(seq)), finished); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(1, nil)
+	<-reached
+	add(2, func(err error) { outcomes <- err }) // these share a frame
+	add(3, func(error) { panic("out of order") })
+	add(4, func(err error) { outcomes <- err })
+	close(wait)
+	for range 2 {
+		if err := <-outcomes; err != nil {
+			t.Errorf("a neighbour was told %v", err)
+		}
+	}
+	mustAppend(t, l, record(5))
+	if diff := cmp.Diff(wantRecords(1, 6), readAll(t, l)); diff != "" || l.Err() != nil {
+		t.Errorf("the log's error is %v: %s", l.Err(), diff)
 	}
 }

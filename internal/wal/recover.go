@@ -55,6 +55,8 @@ func (l *Log) recover(ctx context.Context) error {
 		return err
 	}
 	if err := l.adopt(c, names); err != nil {
+		_ = l.c.file.Close() // everything in it is durable
+		l.keeper.closeFiles()
 		return err
 	}
 	l.log.Info("log recovered", "segments", len(l.segments), "first", l.firstLocked(), "next", l.c.next,
