@@ -12,16 +12,44 @@ import (
 	"millrace/internal/wal/vfs/faultfs"
 )
 
-func TestTheQueueGaugeOfAnIdleLogIsZero(t *testing.T) {
+func TestWhoHasAnOutcomeIsNotCountedInTheQueueAnyMore(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	o := smallOptions(faultfs.New(1))
+	fs := faultfs.New(1)
+	o := smallOptions(fs)
+	o.MaxQueuedBytes = 8000
 	o.Metrics = wal.NewMetrics(reg)
 	l := mustOpen(t, o)
-	for range 100 {
-		mustAppend(t, l, strings.Repeat("x", 3000))
-		if q := metric(t, reg, "millrace_wal_queued_bytes"); q != 0 {
-			t.Fatalf("idle, and the gauge says that %v bytes wait", q)
+	reached, wait := make(chan struct{}), make(chan struct{})
+	fs.Inject(faultfs.Fault{Kind: faultfs.Sync, Path: "segment-", Times: 1, Reached: reached, Wait: wait})
+	rec := []byte(strings.Repeat("x", 3000))
+	type outcome struct {
+		err    error
+		queued float64
+	}
+	outcomes := make(chan outcome, 3)
+	add := func() error {
+		return l.AppendAsync(rec, func(error) { outcomes <- outcome{l.Admit(), metric(t, reg, "millrace_wal_queued_bytes")} })
+	}
+	again := make(chan error, 1)
+	if err := l.AppendAsync(rec, func(error) { again <- add() }); err != nil {
+		t.Fatal(err)
+	}
+	<-reached
+	if err := add(); err != nil { // 6008 of 8000 bytes are queued now
+		t.Fatal(err)
+	}
+	close(wait)
+	if err := <-again; err != nil {
+		t.Fatalf("the first record is durable, and there is no room for one more: %v", err)
+	}
+	for i, want := range []float64{3004, 0} {
+		if got := <-outcomes; got.err != nil || (got.queued != want && got.queued != 0) {
+			t.Errorf("outcome %d: Admit says %v, the gauge %v", i+1, got.err, got.queued)
 		}
+	}
+	mustAppend(t, l, "the last")
+	if q := metric(t, reg, "millrace_wal_queued_bytes"); q != 0 {
+		t.Errorf("idle, and the gauge says that %v bytes wait", q)
 	}
 }
 
@@ -29,7 +57,7 @@ func TestALoneCallerIsNeverToldThatTheLogIsBusy(t *testing.T) {
 	o := smallOptions(faultfs.New(1))
 	o.MaxQueuedBytes = 4000
 	l := mustOpen(t, o)
-	for i := range 5000 {
+	for i := range 2000 {
 		if _, err := l.Append(make([]byte, 3000)); err != nil {
 			t.Fatalf("append %d: %v", i, err)
 		}
