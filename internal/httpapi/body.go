@@ -11,27 +11,30 @@ import (
 )
 
 // bodies hands out buffers for request bodies. Buffers come in size classes, so
-// that a small body never pins a large buffer, and every byte of capacity is
-// taken from the bound on bytes in flight before it is used.
+// that a small body never pins a large buffer. A body begins in the smallest and
+// moves up with the bytes that arrive: what is announced takes nothing from the
+// bound on bytes in flight, only what was sent does.
 type bodies struct {
 	classes []int // ascending; the last holds one byte more than the largest body
 	pools   []sync.Pool
-	bound   Bytes // nil if there is none
-	max     int   // bytes of the largest body
+	shares  *shares
+	max     int // bytes of the largest body
 }
 
-// body is one request body in memory. It must be released, once.
+// body is one request body in memory. It must be released, once. It belongs to
+// one goroutine.
 type body struct {
 	data  []byte
 	class int
 	held  int64
+	by    holder
 	from  *bodies
 }
 
 // newBodies returns buffers for bodies of at most maxBytes.
 func newBodies(maxBytes int, bound Bytes) *bodies {
-	b := &bodies{bound: bound, max: maxBytes}
-	for size := 4 << 10; size <= maxBytes; size *= 4 {
+	b := &bodies{max: maxBytes, shares: newShares(bound, 2*int64(maxBytes+1)+zstdDecoderBytes)}
+	for size := 4 << 10; size < maxBytes; size *= 4 {
 		b.classes = append(b.classes, size)
 	}
 	b.classes = append(b.classes, maxBytes+1)
@@ -39,20 +42,26 @@ func newBodies(maxBytes int, bound Bytes) *bodies {
 	return b
 }
 
-// get returns an empty body with room for at least n bytes (or as much as there
-// may be), false when the bound is reached. Extra counts against the bound too.
-func (b *bodies) get(n, extra int) (*body, bool) {
+// get returns an empty body with room for at least n bytes, or as much as there
+// may be. The error is errNoMemory or errShareUsed.
+func (b *bodies) get(by holder, n int) (*body, error) {
 	class := b.classFor(n)
-	held := int64(b.classes[class] + extra)
-	if b.bound != nil && !b.bound.TryAcquire(held) {
-		return nil, false
+	held := int64(b.classes[class])
+	if err := b.shares.take(by, held); err != nil {
+		return nil, err
 	}
+	bd := b.buffer(class)
+	bd.held, bd.by = held, by
+	return bd, nil
+}
+
+// buffer returns a buffer of a class that is accounted for.
+func (b *bodies) buffer(class int) *body {
 	bd, _ := b.pools[class].Get().(*body)
 	if bd == nil {
 		bd = &body{data: make([]byte, 0, b.classes[class]), class: class, from: b}
 	}
-	bd.held = held
-	return bd, true
+	return bd
 }
 
 func (b *bodies) classFor(n int) int {
@@ -67,32 +76,33 @@ func (b *bodies) classFor(n int) int {
 // release gives the memory back. The data must not be used any more.
 func (bd *body) release() {
 	b := bd.from
-	if b.bound != nil {
-		b.bound.Release(bd.held)
-	}
-	bd.data, bd.held = bd.data[:0], 0
+	b.shares.give(bd.by, bd.held)
+	bd.data, bd.held, bd.by = bd.data[:0], 0, holder{}
 	b.pools[bd.class].Put(bd)
 }
 
 // grow moves the body to the next larger class.
-func (bd *body) grow() (*body, bool) {
-	larger, ok := bd.from.get(bd.from.classes[bd.class]+1, 0)
-	if !ok {
-		return bd, false
+func (bd *body) grow() (*body, error) {
+	b := bd.from
+	if bd.class == len(b.classes)-1 {
+		return bd, errTooLarge
 	}
+	// Both buffers exist only for the time of the copy, so the difference is all
+	// that is taken.
+	more := int64(b.classes[bd.class+1] - b.classes[bd.class])
+	if err := b.shares.take(bd.by, more); err != nil {
+		return bd, err
+	}
+	larger := b.buffer(bd.class + 1)
 	larger.data = append(larger.data, bd.data...)
-	extra := bd.held - int64(bd.from.classes[bd.class])
-	bd.held -= extra // what was taken besides the buffer goes along
-	larger.held += extra
+	larger.held, larger.by = bd.held+more, bd.by
+	bd.held = 0
 	bd.release()
-	return larger, true
+	return larger, nil
 }
 
 // errTooLarge is what reading ends with when more comes than may.
 var errTooLarge = errors.New("body too large")
-
-// errNoMemory is what reading ends with when the bound on bytes is reached.
-var errNoMemory = errors.New("too many bytes in flight")
 
 // fill reads src to its end. With a size of zero or more it stops there without
 // waiting for the end. It returns the body to release, which may be another one.
@@ -102,9 +112,9 @@ func (bd *body) fill(src io.Reader, size int64) (*body, error) {
 			return bd, nil
 		}
 		if len(bd.data) == cap(bd.data) {
-			var ok bool
-			if bd, ok = bd.grow(); !ok {
-				return bd, errNoMemory
+			var err error
+			if bd, err = bd.grow(); err != nil {
+				return bd, err
 			}
 		}
 		limit := cap(bd.data)
@@ -131,7 +141,7 @@ func (bd *body) fill(src io.Reader, size int64) (*body, error) {
 
 // receive reads a request's body into memory, decompressed. On success the body
 // must be released.
-func (s *Server) receive(ex *exchange, r *http.Request) (*body, *problem) {
+func (s *Server) receive(ex *exchange, r *http.Request, by holder) (*body, *problem) {
 	enc, ok := encodingOf(r.Header["Content-Encoding"])
 	if !ok {
 		return nil, newProblem(slugEncoding, fmt.Sprintf("the Content-Encoding %q is not supported; use gzip or zstd, or send the body plain",
@@ -140,79 +150,70 @@ func (s *Server) receive(ex *exchange, r *http.Request) (*body, *problem) {
 	if r.ContentLength > int64(s.o.MaxBodyBytes) {
 		return nil, hangUp(r, s.tooLarge())
 	}
-	hint, extra, size := int(r.ContentLength), 0, r.ContentLength
-	if size < 0 {
-		hint = 16 << 10
-	}
-	if enc != encodingIdentity {
-		hint, extra, size = min(4*hint, s.o.MaxBodyBytes), decoderBytes, -1
-	}
-	bd, ok := s.bodies.get(hint, extra)
-	if !ok {
-		return nil, s.overloaded()
-	}
-	src := wire{r: r.Body, left: int64(s.o.MaxBodyBytes)}
-	var err error
-	if enc == encodingIdentity {
-		bd, err = bd.fill(&src, size)
-	} else {
-		bd, err = s.decoders.fill(bd, enc, &src)
-	}
+	bd, err := s.bodies.get(by, 0)
 	if err != nil {
+		return nil, s.memoryProblem(err)
+	}
+	if bd, err = bd.fill(r.Body, r.ContentLength); err != nil {
 		// The deadline stays: it bounds how long the rest may take to be drained.
 		bd.release()
-		return nil, s.readProblem(r, enc, &src, err)
+		return nil, s.readProblem(r, err)
 	}
 	// Nothing more is read: from here on the connection may be quiet for as long
 	// as the answer takes.
 	ex.setReadDeadline(time.Time{})
 	ex.pending = nil
+	if enc != encodingIdentity {
+		// A compressed body is decompressed when it is whole: what waits for a
+		// client holds no decoder.
+		packed := bd
+		bd, err = s.decoders.decode(packed, enc)
+		packed.release()
+		if err != nil {
+			return nil, s.decodeProblem(enc, err)
+		}
+	}
 	s.metrics.bodyBytes.WithLabelValues(enc.String()).Add(float64(len(bd.data)))
 	return bd, nil
-}
-
-// wire is the body as it comes over the network: it bounds it and remembers how
-// it ended, so that a broken connection can be told from broken compression.
-type wire struct {
-	r    io.Reader
-	left int64
-	err  error
-}
-
-func (w *wire) Read(p []byte) (int, error) {
-	n, err := w.r.Read(p)
-	if w.left -= int64(n); w.left < 0 {
-		err = errTooLarge
-	}
-	if err != nil {
-		w.err = err
-	}
-	return n, err
 }
 
 func (s *Server) tooLarge() *problem {
 	return newProblem(slugBodyTooLarge, fmt.Sprintf("a body may have at most %d bytes, decompressed too; send smaller batches", s.o.MaxBodyBytes))
 }
 
-func (s *Server) overloaded() *problem {
-	return newProblem(slugOverloaded, "the memory for request bodies is in use by other requests; wait for retryAfter seconds and send again").after(time.Second)
+// memoryProblem says why there is no memory for a body.
+func (s *Server) memoryProblem(err error) *problem {
+	detail := "the memory for request bodies is in use by other requests; wait for retryAfter seconds and send again"
+	if errors.Is(err, errShareUsed) {
+		detail = fmt.Sprintf("the requests under way for this tenant or webhook source hold their share of the memory for request bodies (%d bytes); "+
+			"wait for retryAfter seconds, and send fewer or smaller batches at once", s.bodies.shares.most)
+	}
+	return newProblem(slugOverloaded, detail).after(time.Second)
 }
 
 // readProblem says why a body could not be read.
-func (s *Server) readProblem(r *http.Request, enc encoding, src *wire, err error) *problem {
+func (s *Server) readProblem(r *http.Request, err error) *problem {
 	var netErr net.Error
-	broken := src.err != nil && src.err != io.EOF
 	switch {
-	case errors.Is(err, errNoMemory):
-		return s.overloaded()
-	case errors.Is(err, errTooLarge) || errors.Is(src.err, errTooLarge):
+	case errors.Is(err, errNoMemory), errors.Is(err, errShareUsed):
+		return s.memoryProblem(err)
+	case errors.Is(err, errTooLarge):
 		return hangUp(r, s.tooLarge())
-	case broken && errors.As(src.err, &netErr) && netErr.Timeout():
+	case errors.As(err, &netErr) && netErr.Timeout():
 		return hangUp(r, newProblem(slugSlowBody,
 			fmt.Sprintf("the body was not complete %v after the header; send it faster or in smaller batches", s.o.BodyTimeout)))
-	case broken || enc == encodingIdentity:
-		return hangUp(r, newProblem(slugTruncatedBody, "the body ended before its announced length or its last chunk; send the request again").
-			because(err))
+	}
+	return hangUp(r, newProblem(slugTruncatedBody, "the body ended before its announced length or its last chunk; send the request again").
+		because(err))
+}
+
+// decodeProblem says why a body could not be decompressed.
+func (s *Server) decodeProblem(enc encoding, err error) *problem {
+	switch {
+	case errors.Is(err, errNoMemory), errors.Is(err, errShareUsed):
+		return s.memoryProblem(err)
+	case errors.Is(err, errTooLarge):
+		return s.tooLarge()
 	}
 	return newProblem(slugCorruptEncoding, fmt.Sprintf("the body is not valid %s: %v", enc, err))
 }

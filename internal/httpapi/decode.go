@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -50,12 +52,17 @@ func encodingOf(values []string) (encoding, bool) {
 }
 
 const (
-	// maxWindowBytes bounds the memory of one zstd decoder. It is what RFC 8878
-	// recommends decoders to support, and what encoders use for streams.
+	// maxWindowBytes is the largest window a zstd frame may ask for. It is what RFC
+	// 8878 recommends decoders to support, and what the zstd command declares up to
+	// level 19 when it does not know the size. No window is ever allocated: a body
+	// is decompressed in one piece, into the buffer that is its window.
 	maxWindowBytes = 8 << 20
-	// decoderBytes is what a compressed body counts against the bound on bytes in
-	// flight besides its buffer.
-	decoderBytes = 128 << 10
+	// maxBlockBytes is the most that one block of a zstd frame can hold.
+	maxBlockBytes = 128 << 10
+	// gzipDecoderBytes and zstdDecoderBytes are what a decoder counts against the
+	// bound on bytes in flight besides its input and output.
+	gzipDecoderBytes = 64 << 10
+	zstdDecoderBytes = 384 << 10
 )
 
 // decoders keeps decoders for use again: a fresh one costs more than a body.
@@ -63,15 +70,30 @@ type decoders struct {
 	gzip, zstd sync.Pool
 }
 
-// fill decompresses src into a body, which bounds how much comes out.
-func (d *decoders) fill(bd *body, enc encoding, src io.Reader) (*body, error) {
-	if enc == encodingGzip {
-		return d.fillGzip(bd, src)
+// decode returns a packed body decompressed. Both must be released.
+func (d *decoders) decode(packed *body, enc encoding) (*body, error) {
+	shares, cost := packed.from.shares, int64(gzipDecoderBytes)
+	if enc == encodingZstd {
+		cost = zstdDecoderBytes
 	}
-	return d.fillZstd(bd, src)
+	if err := shares.take(packed.by, cost); err != nil {
+		return nil, err
+	}
+	defer shares.give(packed.by, cost)
+	if enc == encodingGzip {
+		return d.gunzip(packed)
+	}
+	return d.unzstd(packed)
 }
 
-func (d *decoders) fillGzip(bd *body, src io.Reader) (*body, error) {
+// expansion is how much larger than its compressed form a body is taken to be.
+const expansion = 4
+
+func (d *decoders) gunzip(packed *body) (*body, error) {
+	if len(packed.data) == 0 {
+		return nil, errors.New("it is empty")
+	}
+	src := bytes.NewReader(packed.data)
 	zr, _ := d.gzip.Get().(*gzip.Reader)
 	var err error
 	if zr == nil {
@@ -85,38 +107,71 @@ func (d *decoders) fillGzip(bd *body, src io.Reader) (*body, error) {
 			d.gzip.Put(zr)
 		}()
 	}
-	if err == io.EOF {
-		err = errors.New("it is empty")
-	}
 	if err != nil {
-		return bd, err
+		return nil, err
 	}
-	return bd.fill(zr, -1)
+	out, err := packed.from.get(packed.by, expansion*len(packed.data))
+	if err != nil {
+		return nil, err
+	}
+	if out, err = out.fill(zr, -1); err != nil {
+		out.release()
+		return nil, err
+	}
+	return out, nil
 }
 
-func (d *decoders) fillZstd(bd *body, src io.Reader) (*body, error) {
-	zr, _ := d.zstd.Get().(*zstd.Decoder)
-	var err error
-	if zr == nil {
-		// A concurrency of one decodes in this goroutine and starts none.
-		zr, err = zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxWindowBytes), zstd.WithDecoderMaxMemory(maxWindowBytes))
-	} else {
-		err = zr.Reset(src)
-	}
-	if err != nil {
-		return bd, err
-	}
-	defer func() {
-		if zr.Reset(nil) == nil {
-			d.zstd.Put(zr)
+func (d *decoders) unzstd(packed *body) (*body, error) {
+	b := packed.from
+	size := max(expansion*len(packed.data), 64<<10) // a second try costs more than room
+	var header zstd.Header
+	if header.Decode(packed.data) == nil && header.HasFCS {
+		if header.FrameContentSize > uint64(b.max) {
+			return nil, errTooLarge
 		}
-	}()
-	bd, err = bd.fill(zr, -1)
-	if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-		err = errTooLarge
+		size = int(header.FrameContentSize)
 	}
-	return bd, err
+	zr, err := d.zstdDecoder(b.max)
+	if err != nil {
+		return nil, err
+	}
+	defer d.zstd.Put(zr)
+	out, err := b.get(packed.by, size)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		data, err := zr.DecodeAll(packed.data, out.data)
+		switch {
+		case err == nil && len(data) > b.max:
+			err = errTooLarge
+		case err == nil:
+			out.data = append(out.data, data...) // onto itself, unless the decoder moved it
+			return out, nil
+		case errors.Is(err, zstd.ErrWindowSizeExceeded):
+			err = fmt.Errorf("a frame asks for a window of more than %d bytes; compress at level 19 or below and without --long, or send gzip", maxWindowBytes)
+		case errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, io.ErrUnexpectedEOF):
+		case cap(out.data)-len(data) < maxBlockBytes:
+			// It may have failed for want of room, which the decoder does not tell
+			// from other faults: again, with more.
+			if out, err = out.grow(); err == nil {
+				continue
+			}
+		}
+		out.release()
+		return nil, err
+	}
+}
+
+// zstdDecoder returns a decoder that decodes in the caller's goroutine and no
+// further than its destination has room.
+func (d *decoders) zstdDecoder(maxBytes int) (*zstd.Decoder, error) {
+	if zr, ok := d.zstd.Get().(*zstd.Decoder); ok {
+		return zr, nil
+	}
+	most := max(maxWindowBytes, uint64(maxBytes)+1)
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true),
+		zstd.WithDecoderMaxWindow(most), zstd.WithDecoderMaxMemory(most))
 }
 
 // eof is an empty source.

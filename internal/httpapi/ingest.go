@@ -31,7 +31,7 @@ func (sf *surface) postEvents(ctx context.Context, ex *exchange, r *http.Request
 		ex.refuse(refused)
 		return
 	}
-	bd, refused := s.receive(ex, r)
+	bd, refused := s.receive(ex, r, holder{tenant: p.TenantID})
 	if refused != nil {
 		ex.refuse(refused)
 		return
@@ -58,7 +58,7 @@ func (sf *surface) postHook(ctx context.Context, ex *exchange, r *http.Request) 
 		ex.refuse(refused)
 		return
 	}
-	bd, refused := s.receive(ex, r)
+	bd, refused := s.receive(ex, r, holder{source: source})
 	if refused != nil {
 		ex.refuse(refused)
 		return

@@ -80,6 +80,8 @@ type Rates interface {
 type Bytes interface {
 	TryAcquire(n int64) bool
 	Release(n int64)
+	// Limit returns the bound in bytes.
+	Limit() int64
 }
 
 // Check is one part's say in whether this instance can serve.

@@ -62,7 +62,7 @@ func TestQueryParametersReachTheReader(t *testing.T) {
 		t.Error(diff)
 	}
 	f.call("GET", "/events/stats?step=1h", "")
-	if diff := cmp.Diff(event.StatsQuery{TenantID: "demo", From: testNow.Add(-time.Hour), To: testNow, Step: time.Hour}, f.reader.stats); diff != "" {
+	if diff := cmp.Diff(event.StatsQuery{TenantID: "demo", From: testNow.Add(-time.Hour), To: testNow, Step: time.Hour, MaxPoints: maxAllPoints}, f.reader.stats); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -77,4 +77,3 @@ func TestAQuietTailOverHTTP2OutlivesTheTimeToWrite(t *testing.T) {
 		t.Errorf("spoke %s", resp.Proto)
 	}
 }
-

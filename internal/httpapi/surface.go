@@ -188,7 +188,11 @@ func problemOfModel(m *huma.ErrorModel) *problem {
 // receiveSmall reads the body of an operation and puts what was read in its
 // place. The body must be released.
 func (s *Server) receiveSmall(ex *exchange, r *http.Request) (*body, *problem) {
-	bd, refused := s.receive(ex, r)
+	var by holder
+	if ex.principal != nil {
+		by.tenant = ex.principal.TenantID
+	}
+	bd, refused := s.receive(ex, r, by)
 	if refused != nil {
 		return nil, refused
 	}
