@@ -93,7 +93,7 @@ func (sf *surface) registerDeadLetters() {
 	s, tags := sf.server, []string{"Dead letters"}
 	filter := func() []*huma.Param { return []*huma.Param{kindParam(), typeParam(), fromParam(), toParam()} }
 	register(sf, huma.Operation{
-		OperationID: "listDeadLetters", Method: http.MethodGet, Path: "/dead-letters", Tags: tags,
+		OperationID: "listDeadLetters", Metadata: longRead(), Method: http.MethodGet, Path: "/dead-letters", Tags: tags,
 		Summary: "List dead letters, newest first", Description: "What could not be processed, with the reason, as it was received.",
 		Parameters: append(filter(), limitParam(), cursorParam()),
 	}, auth.ScopeDeadLettersRead, s.listDeadLetters)

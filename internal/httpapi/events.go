@@ -109,7 +109,7 @@ type statsOutput struct{ Body eventStats }
 func (sf *surface) registerEvents() {
 	s := sf.server
 	register(sf, huma.Operation{
-		OperationID: "listEvents", Method: http.MethodGet, Path: "/events", Tags: []string{"Events"},
+		OperationID: "listEvents", Metadata: longRead(), Method: http.MethodGet, Path: "/events", Tags: []string{"Events"},
 		Summary:     "List events, newest first",
 		Description: "By time of receipt. An event appears about a second after it was accepted.",
 		Parameters:  []*huma.Param{typeParam(), fromParam(), toParam(), limitParam(), cursorParam()},
@@ -120,7 +120,7 @@ func (sf *surface) registerEvents() {
 		Description: "If several sources used the same id, the newest event is shown.",
 	}, auth.ScopeEventsRead, s.getEvent)
 	register(sf, huma.Operation{
-		OperationID: "eventStats", Method: http.MethodGet, Path: "/events/stats", Tags: []string{"Events"},
+		OperationID: "eventStats", Metadata: longRead(), Method: http.MethodGet, Path: "/events/stats", Tags: []string{"Events"},
 		Summary:     "Count events over time",
 		Description: "Counts and payload bytes by type, by time of receipt, from per-minute rollups. Without from the last hour is shown.",
 		Parameters:  []*huma.Param{typeParam(), fromParam(), toParam(), stepParam()},

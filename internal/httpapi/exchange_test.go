@@ -204,6 +204,13 @@ millrace_http_requests_total{method="other",route="unmatched",status="405"} 3
 	}
 }
 
+func TestTheServersBoundsAreNeverBelowATenants(t *testing.T) {
+	o := newFixture(t, func(o *Options) { o.MaxTailsPerTenant, o.MaxReadsPerTenant = 2000, 100 }).server.o
+	if o.MaxTails != 2000 || o.MaxReads != 100 {
+		t.Errorf("MaxTails %d, MaxReads %d", o.MaxTails, o.MaxReads)
+	}
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	good := newFixture(t).server.o
 	for _, c := range []struct {

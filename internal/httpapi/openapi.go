@@ -135,6 +135,9 @@ func describe(op *huma.Operation, scope auth.Scope) {
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
 	}
+	if long, _ := op.Metadata[longReadKey].(bool); long {
+		slugs = append(slugs, slugTooManyReads, slugOverloaded)
+	}
 	problemResponses(op.Responses, slugs...)
 }
 

@@ -137,7 +137,7 @@ func (sf *surface) describeTail() *huma.Operation {
 		OperationID: "tailEvents", Method: http.MethodGet, Path: "/events/tail", Tags: []string{"Events"},
 		Summary: "Follow events live",
 		Description: "Server-sent events: each has the event as data and a cursor as id. A reader that reconnects with Last-Event-ID misses nothing. " +
-			"The stream ends with the credential, and with an event of its own, called end, when the server goes down.",
+			"The stream ends with the credential, also when it is revoked, and with an event of its own, called end, when the server goes down.",
 		Parameters: []*huma.Param{typeParam(), queryParam("cursor", "Go on after this id.", &huma.Schema{Type: huma.TypeString}, nil),
 			{Name: "Last-Event-ID", In: "header", Description: "Go on after this id; goes before cursor.", Schema: &huma.Schema{Type: huma.TypeString}}},
 		Responses: map[string]*huma.Response{"200": {
@@ -150,7 +150,7 @@ func (sf *surface) describeTail() *huma.Operation {
 		}},
 	}
 	secure(op, auth.ScopeEventsRead)
-	problemResponses(op.Responses, slugInvalidParameter, auth.CodeTokenMissing, slugScopeMissing, slugTooManyStreams, slugInternal, "shutting-down")
+	problemResponses(op.Responses, slugInvalidParameter, auth.CodeTokenMissing, slugScopeMissing, slugTooManyStreams, slugNotImplemented, slugInternal, "shutting-down")
 	return op
 }
 

@@ -56,8 +56,14 @@ type Options struct {
 	MaxBodyBytes int
 	// MaxHeaderBytes bounds a request's header; 32 KiB.
 	MaxHeaderBytes int
-	// MaxTails and MaxTailsPerTenant bound the open live tails; 1,000 and 20.
+	// MaxTails and MaxTailsPerTenant bound the open live tails; 1,000 and 20. A
+	// negative MaxTailsPerTenant allows none. MaxTails is at least
+	// MaxTailsPerTenant.
 	MaxTails, MaxTailsPerTenant int
+	// MaxReads and MaxReadsPerTenant bound the reads of many events or dead letters
+	// and of statistics that are under way at once; 64 and 16. MaxReads is at least
+	// MaxReadsPerTenant.
+	MaxReads, MaxReadsPerTenant int
 
 	// HeaderTimeout bounds the reading of a request's header; 10 s.
 	HeaderTimeout time.Duration
@@ -93,6 +99,10 @@ func (o *Options) setDefaults() {
 	setDefault(&o.MaxHeaderBytes, 32<<10)
 	setDefault(&o.MaxTails, 1000)
 	setDefault(&o.MaxTailsPerTenant, 20)
+	o.MaxTails = max(o.MaxTails, o.MaxTailsPerTenant)
+	setDefault(&o.MaxReads, 64)
+	setDefault(&o.MaxReadsPerTenant, 16)
+	o.MaxReads = max(o.MaxReads, o.MaxReadsPerTenant)
 	setDefault(&o.HeaderTimeout, 10*time.Second)
 	setDefault(&o.BodyTimeout, 20*time.Second)
 	setDefault(&o.WriteTimeout, 2*time.Minute)
@@ -138,7 +148,7 @@ func (o *Options) validate() error {
 	}
 	for name, n := range map[string]int64{
 		"MaxBodyBytes": int64(o.MaxBodyBytes), "MaxHeaderBytes": int64(o.MaxHeaderBytes), "MaxTails": int64(o.MaxTails),
-		"MaxTailsPerTenant": int64(o.MaxTailsPerTenant), "HeaderTimeout": int64(o.HeaderTimeout), "BodyTimeout": int64(o.BodyTimeout),
+		"MaxReads": int64(o.MaxReads), "MaxReadsPerTenant": int64(o.MaxReadsPerTenant), "HeaderTimeout": int64(o.HeaderTimeout), "BodyTimeout": int64(o.BodyTimeout),
 		"WriteTimeout": int64(o.WriteTimeout), "IdleTimeout": int64(o.IdleTimeout), "QueryTimeout": int64(o.QueryTimeout),
 		"ProbeTimeout": int64(o.ProbeTimeout), "TailHeartbeat": int64(o.TailHeartbeat), "TailWriteTimeout": int64(o.TailWriteTimeout),
 		"DrainDelay": int64(o.DrainDelay) + 1, "DrainTimeout": int64(o.DrainTimeout),

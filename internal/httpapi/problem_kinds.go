@@ -29,6 +29,7 @@ const (
 	slugNotRedrivable    = "not-redrivable"
 	slugRateLimited      = "rate-limited"
 	slugTooManyStreams   = "too-many-streams"
+	slugTooManyReads     = "too-many-reads"
 	slugOverloaded       = "overloaded"
 	slugOutcomeUnknown   = "outcome-unknown"
 	slugQueryTimeout     = "query-timeout"
@@ -96,6 +97,7 @@ var problemKinds = [...]problemKind{
 	{slugNoValidEvents, 422, "No event of the batch is valid", "Mend the events as rejected[].reason says. They are kept as dead letters."},
 	{slugRateLimited, 429, "The tenant's rate is used up", "Wait for retryAfter seconds; the RateLimit headers say what is left."},
 	{slugTooManyStreams, 429, "Too many live tails are open", "Close one, or share one between readers."},
+	{slugTooManyReads, 429, "Too many reads are under way", "Wait for one to end; read fewer pages at once."},
 	{slugClientGone, statusClientGone, "The client went away", "Nothing: this appears in logs only."},
 	{slugInternal, 500, "Something went wrong here", "Try again; if it stays, report the instance."},
 	{slugNotImplemented, 501, "Not enabled on this server", "Ask the operator which features this server runs."},

@@ -26,7 +26,8 @@ type Server struct {
 	decoders  decoders
 	exchanges sync.Pool
 	answers   sync.Pool // *[]byte for answers
-	tails     tails
+	tails     *places
+	reads     *places
 	readiness readiness
 	refusals  lineBudget
 	started   time.Time
@@ -46,7 +47,8 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		o: o, logger: o.Logger, metrics: o.Metrics,
 		bodies:   newBodies(o.MaxBodyBytes, o.Bytes),
-		tails:    tails{max: o.MaxTails, perTenant: o.MaxTailsPerTenant, open: map[string]int{}},
+		tails:    newTails(o.MaxTails, o.MaxTailsPerTenant),
+		reads:    newReads(o.MaxReads, o.MaxReadsPerTenant),
 		refusals: lineBudget{perSecond: 20},
 		started:  o.Now(),
 		drained:  make(chan struct{}),

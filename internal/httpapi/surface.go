@@ -103,6 +103,13 @@ func bodyFrom(ctx context.Context) []byte {
 // scopeKey is where an operation's metadata say which scope it needs.
 const scopeKey = "millrace-scope"
 
+// longReadKey is where an operation's metadata say that it can read much, so that
+// only so many of its kind run at once.
+const longReadKey = "millrace-long-read"
+
+// longRead returns the metadata of an operation that can read much.
+func longRead() map[string]any { return map[string]any{longReadKey: true} }
+
 // Handle registers a huma operation; huma calls it.
 func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 	scope, guarded := op.Metadata[scopeKey].(auth.Scope)
@@ -114,6 +121,15 @@ func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 				return
 			}
 			ctx = context.WithValue(ctx, principalKey{}, p)
+			if long, _ := op.Metadata[longReadKey].(bool); long {
+				if refused := sf.server.reads.enter(p.TenantID); refused != nil {
+					ex.refuse(refused)
+					return
+				}
+				// Until the answer is written: a client that does not read holds its
+				// place, for as long as it may take to write.
+				defer sf.server.reads.leave(p.TenantID)
+			}
 		}
 		r = r.WithContext(ctx)
 		if op.RequestBody != nil {
@@ -132,7 +148,10 @@ func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 // register adds an operation. Whatever the operation's code returns as error
 // leaves as a problem; causes stay in the log.
 func register[I, O any](sf *surface, op huma.Operation, scope auth.Scope, do func(context.Context, *I) (*O, error)) {
-	op.Metadata = map[string]any{scopeKey: scope}
+	if op.Metadata == nil {
+		op.Metadata = map[string]any{}
+	}
+	op.Metadata[scopeKey] = scope
 	op.MaxBodyBytes = -1    // receiveSmall has bounded it
 	op.BodyReadTimeout = -1 // and has read it
 	describe(&op, scope)

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"sync"
@@ -12,41 +11,6 @@ import (
 	"millrace/internal/auth"
 	"millrace/internal/event"
 )
-
-// tails counts the open live tails.
-type tails struct {
-	max, perTenant int
-
-	mu    sync.Mutex
-	total int
-	open  map[string]int // by tenant
-}
-
-// enter takes a place for a tail of the tenant, or says why there is none.
-func (t *tails) enter(tenant string) *problem {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case t.open[tenant] >= t.perTenant:
-		return newProblem(slugTooManyStreams, fmt.Sprintf("the tenant has %d live tails open, which is the most; close one", t.perTenant)).
-			after(retryUnavailable)
-	case t.total >= t.max:
-		return newProblem(slugTooManyStreams, fmt.Sprintf("the server has %d live tails open, which is the most; try again later", t.max)).
-			after(retryUnavailable)
-	}
-	t.total++
-	t.open[tenant]++
-	return nil
-}
-
-func (t *tails) leave(tenant string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.total--
-	if t.open[tenant]--; t.open[tenant] == 0 {
-		delete(t.open, tenant)
-	}
-}
 
 // Ways a tail ends that are nobody's fault.
 var (
@@ -67,6 +31,11 @@ func (sf *surface) getTail(ctx context.Context, ex *exchange, r *http.Request) {
 		ex.refuse(refused)
 		return
 	}
+	if r.Method == http.MethodHead {
+		// There is nothing to stream: the header is all of the answer.
+		streamHeader(ex)
+		return
+	}
 	select {
 	case <-s.drained:
 		ex.refuse(newProblem("shutting-down", errDraining.Error()+"; connect again to another instance").after(time.Second))
@@ -84,7 +53,24 @@ func (sf *surface) getTail(ctx context.Context, ex *exchange, r *http.Request) {
 	}()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	s.follow(ctx, end, newStream(ex, s.o.TailWriteTimeout), query, p.ExpiresAt)
+	st := newStream(ex, s.o.TailWriteTimeout)
+	st.expires, st.recheck = p.ExpiresAt, func() error { return sf.recheck(ctx, r) }
+	s.follow(ctx, end, st, query)
+}
+
+// recheck says whether the credential of an open tail would still open one. That
+// it cannot be told now ends nothing.
+func (sf *surface) recheck(ctx context.Context, r *http.Request) error {
+	ctx, cancel := context.WithTimeout(ctx, sf.server.o.TailWriteTimeout)
+	defer cancel()
+	p, refused := sf.identify(ctx, r)
+	switch {
+	case refused != nil && refused.Status == http.StatusUnauthorized:
+		return refused
+	case refused == nil && !p.Has(auth.ScopeEventsRead):
+		return scopeMissing(p, auth.ScopeEventsRead)
+	}
+	return nil
 }
 
 // tailQuery reads what the caller wants to follow. A browser that reconnects
@@ -112,7 +98,7 @@ const resumeGrace = 200 * time.Millisecond
 
 // follow runs a tail: the reader yields events in this goroutine, and another one
 // does all the writing until the tail ends.
-func (s *Server) follow(ctx context.Context, end context.CancelCauseFunc, st *stream, query event.TailQuery, expires time.Time) {
+func (s *Server) follow(ctx context.Context, end context.CancelCauseFunc, st *stream, query event.TailQuery) {
 	var wait sync.WaitGroup
 	done := make(chan struct{})
 	wait.Go(func() {
@@ -121,7 +107,7 @@ func (s *Server) follow(ctx context.Context, end context.CancelCauseFunc, st *st
 				end(err)
 			}
 		}
-		st.attend(done, s, end, expires)
+		st.attend(done, s, end)
 	})
 	err := s.o.Reader.Tail(ctx, query, func(e event.Event, cursor string) error {
 		return st.event(ctx, &e, cursor)
@@ -133,15 +119,15 @@ func (s *Server) follow(ctx context.Context, end context.CancelCauseFunc, st *st
 
 // attend serves a stream until done: it opens it, sends what was written since it
 // last did, beats, and ends the tail when the server drains, the credential
-// expires or the reader is gone.
-func (st *stream) attend(done <-chan struct{}, s *Server, end context.CancelCauseFunc, expires time.Time) {
+// expires or is revoked, or the reader is gone.
+func (st *stream) attend(done <-chan struct{}, s *Server, end context.CancelCauseFunc) {
 	beat := time.NewTicker(s.o.TailHeartbeat)
 	defer beat.Stop()
 	grace := time.NewTimer(resumeGrace)
 	defer grace.Stop()
 	var expired <-chan time.Time
-	if !expires.IsZero() {
-		timer := time.NewTimer(time.Until(expires))
+	if !st.expires.IsZero() {
+		timer := time.NewTimer(time.Until(st.expires))
 		defer timer.Stop()
 		expired = timer.C
 	}
@@ -162,7 +148,9 @@ func (st *stream) attend(done <-chan struct{}, s *Server, end context.CancelCaus
 		case <-st.dirty:
 			err = st.flush("")
 		case <-beat.C:
-			err = st.flush(heartbeat)
+			if err = st.recheck(); err == nil {
+				err = st.flush(heartbeat)
+			}
 		}
 		if err != nil {
 			end(err)
@@ -185,6 +173,8 @@ type stream struct {
 	ex      *exchange
 	rc      *http.ResponseController
 	timeout time.Duration
+	expires time.Time     // when the credential does; zero for never
+	recheck func() error  // says why the credential is no longer good
 	dirty   chan struct{} // holds a token while something waits to be flushed
 	room    chan struct{} // holds a token after a flush
 
@@ -292,10 +282,14 @@ func (st *stream) flush(text string) error {
 // begin sends the header.
 func (st *stream) begin() {
 	st.opened = true
-	h := st.ex.Header()
+	streamHeader(st.ex)
+}
+
+func streamHeader(ex *exchange) {
+	h := ex.Header()
 	h["Content-Type"] = []string{"text/event-stream"}
 	h["X-Accel-Buffering"] = []string{"no"} // proxies must not hold events back
-	st.ex.WriteHeader(http.StatusOK)
+	ex.WriteHeader(http.StatusOK)
 }
 
 // close ends a stream and says why: as a problem if nothing was sent yet, else

@@ -187,7 +187,7 @@ func TestATailEndsWhenItsReaderGoesAway(t *testing.T) {
 		tl.w.mu.Unlock()
 		f.reader.feed <- stored("1", "{}")
 		<-tl.done
-		if len(f.server.tails.open) != 0 {
+		if len(f.server.tails.taken) != 0 {
 			t.Error("the tail still holds its place")
 		}
 	})

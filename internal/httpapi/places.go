@@ -1,0 +1,74 @@
+package httpapi
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// places bounds how many of something are under way at once, by tenant and in
+// all. It is safe for concurrent use.
+type places struct {
+	max, perTenant int
+	// What is refused: whose tenant has all it may, and when all are taken.
+	tenantFull, full func() *problem
+
+	mu    sync.Mutex
+	total int
+	taken map[string]int // by tenant
+}
+
+func newPlaces(most, perTenant int, tenantFull, full func() *problem) *places {
+	return &places{max: most, perTenant: perTenant, tenantFull: tenantFull, full: full, taken: map[string]int{}}
+}
+
+// enter takes a place for the tenant, or says why there is none. Who got one must
+// leave.
+func (p *places) enter(tenant string) *problem {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.taken[tenant] >= p.perTenant:
+		return p.tenantFull()
+	case p.total >= p.max:
+		return p.full()
+	}
+	p.total++
+	p.taken[tenant]++
+	return nil
+}
+
+func (p *places) leave(tenant string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.total--
+	if p.taken[tenant]--; p.taken[tenant] == 0 {
+		delete(p.taken, tenant)
+	}
+}
+
+// newTails returns the places of live tails.
+func newTails(most, perTenant int) *places {
+	return newPlaces(most, perTenant, func() *problem {
+		if perTenant < 0 {
+			return newProblem(slugNotImplemented, "live tails are turned off on this server; poll GET /events")
+		}
+		return newProblem(slugTooManyStreams, fmt.Sprintf("the tenant has %d live tails open, which is the most; close one", perTenant)).
+			after(retryUnavailable)
+	}, func() *problem {
+		return newProblem(slugTooManyStreams, fmt.Sprintf("the server has %d live tails open, which is the most; try again later", most)).
+			after(retryUnavailable)
+	})
+}
+
+// newReads returns the places of reads that can be long: of many events, of
+// statistics and of many dead letters.
+func newReads(most, perTenant int) *places {
+	return newPlaces(most, perTenant, func() *problem {
+		return newProblem(slugTooManyReads, fmt.Sprintf("the tenant has %d reads under way, which is the most at once; "+
+			"wait for one to end, and read fewer pages at once", perTenant)).after(time.Second)
+	}, func() *problem {
+		return newProblem(slugOverloaded, fmt.Sprintf("the server has %d reads under way, which is the most at once; "+
+			"wait for retryAfter seconds and read again", most)).after(time.Second)
+	})
+}
