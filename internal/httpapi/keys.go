@@ -21,9 +21,16 @@ type apiKey struct {
 	RevokedAt *time.Time `json:"revokedAt,omitempty" doc:"Absent: it is not revoked."`
 }
 
-// createdKey is a new API key, with its secret.
+// createdKey is a new API key, with its secret. It has the members of apiKey,
+// written out because a schema takes no notice of what is embedded.
 type createdKey struct {
-	apiKey
+	ID        string     `json:"id" doc:"The public part of the key." example:"8Zt4cQ1x"`
+	Name      string     `json:"name" example:"till 4"`
+	Scopes    []string   `json:"scopes" nullable:"false" example:"[\"events:write\"]"`
+	CreatedAt time.Time  `json:"createdAt" example:"2026-11-22T08:30:00Z"`
+	CreatedBy string     `json:"createdBy" doc:"The subject that created the key." example:"ops"`
+	ExpiresAt *time.Time `json:"expiresAt,omitempty" doc:"Absent: it lives until it is revoked."`
+
 	Secret string `json:"secret" doc:"The whole key, as it is sent. It is shown this once and cannot be shown again." example:"mrk_8Zt4cQ1x_…"`
 }
 
@@ -104,7 +111,9 @@ func (s *Server) createKey(ctx context.Context, in *createKeyInput) (*createdKey
 	if err != nil {
 		return nil, err
 	}
-	return &createdKeyOutput{Body: createdKey{apiKey: showKey(&key), Secret: secret}}, nil
+	k := showKey(&key)
+	return &createdKeyOutput{Body: createdKey{ID: k.ID, Name: k.Name, Scopes: k.Scopes, CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy,
+		ExpiresAt: k.ExpiresAt, Secret: secret}}, nil
 }
 
 func (s *Server) listKeys(ctx context.Context, in *listKeysInput) (*keyListOutput, error) {

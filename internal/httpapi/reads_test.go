@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
@@ -21,7 +22,11 @@ type slowReader struct {
 }
 
 func (s *slowReader) Events(ctx context.Context, q event.Query) (event.Page, error) {
-	s.begun <- struct{}{}
+	select {
+	case s.begun <- struct{}{}:
+	case <-time.After(5 * time.Second):
+		return event.Page{}, errors.New("a read that should have been refused")
+	}
 	<-s.release
 	return s.fakeReader.Events(ctx, q)
 }
