@@ -105,7 +105,8 @@ func (sf *surface) registerDeadLetters() {
 		OperationID: "redriveDeadLetter", Method: http.MethodPost, Path: "/dead-letters/{id}/redrive", Tags: tags,
 		Summary: "Redrive one dead letter",
 		Description: "Puts it back on its road as if it came now. A body, if there is one, goes in place of what the letter holds: " +
-			"send the mended event. Repeating a redrive has no second effect.",
+			"send the mended event, or for a letter of kind body a whole body, such as [{\"type\":\"a\"}], and for one of kind webhook the mended delivery. " +
+			"A body needs the scope events:write too, since it makes new events. Repeating a redrive has no second effect.",
 		SkipValidateBody: true, // the domain judges it
 		RequestBody: &huma.RequestBody{Description: "The event, body or delivery to put in its place.", Content: map[string]*huma.MediaType{
 			"application/json": {Schema: &huma.Schema{}, Example: exampleEvents()[0]}}},
@@ -169,10 +170,41 @@ func (s *Server) redriveDeadLetter(ctx context.Context, in *letterInput) (*redri
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	if _, err := s.o.DeadLetters.Redrive(ctx, principalFrom(ctx).TenantID, in.ID, bodyFrom(ctx)); err != nil {
+	p, replacement := principalFrom(ctx), bodyFrom(ctx)
+	if len(replacement) > 0 && !p.Has(auth.ScopeEventsWrite) {
+		return nil, scopeMissing(p, auth.ScopeEventsWrite)
+	}
+	if err := s.mayRedrive(p.TenantID); err != nil {
+		return nil, err
+	}
+	_, err := s.o.DeadLetters.Redrive(ctx, p.TenantID, in.ID, replacement)
+	var rejected *deadletter.RejectedError
+	if err == nil || errors.As(err, &rejected) {
+		s.payRedrive(p.TenantID, 1)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &redrivenOutput{Body: redriven{ID: in.ID, Redriven: true}}, nil
+}
+
+// mayRedrive says whether the tenant is within its rate, which a redrive counts
+// against as if its events came now.
+func (s *Server) mayRedrive(tenant string) error {
+	if s.o.Rates == nil {
+		return nil
+	}
+	if d := s.o.Rates.Allow(tenant); !d.Allowed {
+		return rateUsedUp(tenant, d.RetryAfter)
+	}
+	return nil
+}
+
+// payRedrive takes what n letters cost from the tenant's rate.
+func (s *Server) payRedrive(tenant string, n int) {
+	if s.o.Rates != nil && n > 0 {
+		s.o.Rates.Spend(tenant, int64(n))
+	}
 }
 
 func (s *Server) redriveDeadLetters(ctx context.Context, in *filterInput) (*redriveAllOutput, error) {
@@ -182,7 +214,11 @@ func (s *Server) redriveDeadLetters(ctx context.Context, in *filterInput) (*redr
 	if err := q.err(); err != nil {
 		return nil, err
 	}
+	if err := s.mayRedrive(f.TenantID); err != nil {
+		return nil, err
+	}
 	sum, err := s.o.DeadLetters.RedriveAll(ctx, f, limit)
+	s.payRedrive(f.TenantID, sum.Done+sum.Failed)
 	if err = goOn(&sum, err); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"path"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -176,7 +177,22 @@ func (sf *surface) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			ex.pending = r.Body
 		}
 	}
+	if r.Method == http.MethodConnect || !isClean(r.URL.EscapedPath()) {
+		// The mux would redirect, or take the target of a CONNECT for a path.
+		ex.refuse(noSuchAddress(r))
+		return
+	}
 	sf.mux.ServeHTTP(ex, r)
+}
+
+// isClean says whether a path is the shortest way to write it, as the mux wants
+// it: from the root, without empty or dot elements. A slash at the end is allowed.
+func isClean(p string) bool {
+	if p == "" || p[0] != '/' {
+		return false
+	}
+	shortest := path.Clean(p)
+	return len(shortest) == len(p) || len(shortest)+1 == len(p) && p[len(p)-1] == '/' && p != "//"
 }
 
 // finish turns a panic into an answer and writes down how the request went. It

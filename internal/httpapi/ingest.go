@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"millrace/internal/auth"
 	"millrace/internal/event"
@@ -82,8 +83,11 @@ func (s *Server) admit(ex *exchange, tenant string) *problem {
 		return nil
 	}
 	s.rateHeaders(ex, &d)
-	return newProblem(slugRateLimited, fmt.Sprintf("the tenant %s has used up its rate of events; wait for retryAfter seconds", tenant)).
-		after(d.RetryAfter)
+	return rateUsedUp(tenant, d.RetryAfter)
+}
+
+func rateUsedUp(tenant string, wait time.Duration) *problem {
+	return newProblem(slugRateLimited, fmt.Sprintf("the tenant %s has used up its rate of events; wait for retryAfter seconds", tenant)).after(wait)
 }
 
 // receipt answers a submission.

@@ -129,7 +129,10 @@ func describe(op *huma.Operation, scope auth.Scope) {
 		slugs = append(slugs, slugNotFound)
 	}
 	if op.OperationID == "redriveDeadLetter" {
-		slugs = append(slugs, slugNotRedrivable)
+		slugs = append(slugs, slugNotRedrivable, slugNoValidEvents)
+	}
+	if op.OperationID == "redriveDeadLetter" || op.OperationID == "redriveDeadLetters" {
+		slugs = append(slugs, slugRateLimited)
 	}
 	secure(op, scope)
 	if op.Responses == nil {

@@ -77,11 +77,15 @@ func (sf *surface) notFound(ex *exchange, r *http.Request) {
 		}
 	}
 	if len(allowed) == 0 {
-		ex.refuse(newProblem(slugNotFound, fmt.Sprintf("there is no %s here; /docs lists every address", clip(r.URL.Path))))
+		ex.refuse(noSuchAddress(r))
 		return
 	}
 	list := strings.Join(allowed, ", ")
 	ex.refuse(newProblem(slugMethodNotAllowed, fmt.Sprintf("%s does not take %s; use %s", clip(r.URL.Path), clip(r.Method), list)).with("Allow", list))
+}
+
+func noSuchAddress(r *http.Request) *problem {
+	return newProblem(slugNotFound, fmt.Sprintf("there is no %s here; /docs lists every address", clip(r.URL.Path)))
 }
 
 // principalKey is where a huma operation finds its caller.
