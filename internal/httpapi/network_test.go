@@ -485,29 +485,3 @@ func TestWhatOutlastsTheDrainIsCut(t *testing.T) {
 		t.Errorf("Serve: %v", err)
 	}
 }
-
-func TestReadinessFailsBeforeTheListenerCloses(t *testing.T) {
-	s := serve(t, func(o *Options) { o.DrainDelay, o.DrainTimeout = 300*time.Millisecond, 5*time.Second })
-	conn, r := s.raw("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
-	if resp, _ := s.answer(r); resp.StatusCode != 200 {
-		t.Fatalf("status %d", resp.StatusCode)
-	}
-	s.cancel()
-	for deadline := time.Now().Add(5 * time.Second); ; {
-		if _, err := fmt.Fprint(conn, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		resp, _ := s.answer(r)
-		if resp.StatusCode == 503 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("readiness never failed")
-		}
-	}
-	probe, err := net.Dial("tcp", s.addr) // the listener is still there
-	if err != nil {
-		t.Fatal(err)
-	}
-	probe.Close()
-}

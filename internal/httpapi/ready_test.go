@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -101,5 +102,30 @@ func TestAProbeThatPanicsFails(t *testing.T) {
 	}
 	if err := f.server.AddCheck(Check{Name: "nameless"}); err == nil {
 		t.Error("a check without a probe is taken")
+	}
+}
+
+func TestReadinessFailsBeforeTheListenerCloses(t *testing.T) {
+	s := serve(t, func(o *Options) { o.DrainDelay, o.DrainTimeout = time.Second, 5*time.Second })
+	conn, r := s.raw("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+	if resp, _ := s.answer(r); resp.StatusCode != 200 {
+		t.Fatalf("status %d", resp.StatusCode)
+	}
+	s.cancel()
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		if _, err := fmt.Fprint(conn, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		resp, _ := s.answer(r)
+		if resp.StatusCode == 503 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("readiness never failed")
+		}
+	}
+	_, late := s.raw(postHead + "Content-Length: 14\r\n\r\n[{\"type\":\"a\"}]") // the listener is still there
+	if resp, body := s.answer(late); resp.StatusCode != 202 {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
 	}
 }
