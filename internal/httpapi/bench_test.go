@@ -92,16 +92,16 @@ func (r *replay) send(tb testing.TB, h http.Handler) {
 }
 
 func TestPostEventsAllocatesLittleBeyondNetHTTP(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector makes pools forget")
-	}
 	f := quietEdge(t)
 	r := newReplay(batch(100))
 	h := f.server.Handler()
 	r.send(t, h) // fills the pools
-	const most = 15
+	most := 15.0
+	if raceEnabled {
+		most = 80 // pools forget at random then
+	}
 	if got := testing.AllocsPerRun(200, func() { r.send(t, h) }); got > most {
-		t.Errorf("POST /events allocates %v times a request beyond net/http; at most %d are wanted", got, most)
+		t.Errorf("POST /events allocates %v times a request beyond net/http; at most %v are wanted", got, most)
 	} else {
 		t.Logf("%v allocations a request", got)
 	}
