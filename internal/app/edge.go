@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 
 	"millrace/internal/auth"
@@ -109,8 +107,8 @@ func (c *core) probeLog() error {
 	return nil
 }
 
-// newAuthenticator builds what judges credentials; close ends the refreshing of
-// an outside issuer's keys.
+// newAuthenticator builds what judges credentials. Closing the core ends the
+// refreshing of an outside issuer's keys.
 func (c *core) newAuthenticator() (*auth.Authenticator, error) {
 	a, metrics := &c.cfg.Auth, auth.NewMetrics(c.registry)
 	o := auth.Options{Issuer: c.issuer, Keys: c.keys, CacheEntries: a.CacheEntries, Metrics: metrics}
@@ -135,11 +133,4 @@ func listen(key, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: %w; choose another address", key, err)
 	}
 	return l, nil
-}
-
-// process is what a server has besides its core.
-type process struct {
-	logger   *slog.Logger
-	registry *prometheus.Registry
-	tracing  *telemetry.Tracing
 }

@@ -21,12 +21,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
@@ -69,6 +71,13 @@ func Run(ctx context.Context, cfg *config.Config, out io.Writer) error {
 	}
 	err = p.serve(ctx, c, began, out)
 	return errors.Join(err, c.Close())
+}
+
+// process is what a server has besides its core.
+type process struct {
+	logger   *slog.Logger
+	registry *prometheus.Registry
+	tracing  *telemetry.Tracing
 }
 
 func newProcess(ctx context.Context, cfg *config.Config) (*process, error) {

@@ -21,6 +21,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"millrace/internal/event/dedupe"
+	"millrace/internal/event/scan"
 )
 
 // Event is one stored event as a reader sees it.
@@ -87,9 +88,5 @@ type Row struct {
 	Payload    string // JSON text as received
 }
 
-// Limits of an envelope's fields, in bytes.
-const (
-	MaxIDBytes     = 256
-	MaxTypeBytes   = 256
-	MaxSourceBytes = 2048
-)
+// MaxTypeBytes is the longest type an event can have, in bytes.
+const MaxTypeBytes = scan.MaxTypeBytes

@@ -24,7 +24,7 @@ func (in *Ingester) IngestHook(ctx context.Context, s HookSubmission) (Receipt, 
 	sub := in.begin(verifier.TenantID())
 	defer in.end(sub)
 	if err == nil {
-		err = in.checkPayload(s.Body)
+		err = in.checkPayload(sub, s.Body)
 	}
 	if err != nil {
 		in.keepDelivery(sub, s, delivery, err)
@@ -45,16 +45,15 @@ func deliveryEvent(d hook.Delivery, source string, body []byte) scan.Event {
 
 // checkPayload holds a payload that comes without an envelope to the same
 // limits as one that has one, by scanning it as the payload of an event.
-func (in *Ingester) checkPayload(body []byte) error {
-	scanner := scan.NewScanner()
+func (in *Ingester) checkPayload(sub *submission, body []byte) error {
+	if !scan.Valid(body) { // before it is wrapped: a half of it must not pass for the whole
+		return &scan.SyntaxError{Code: scan.Malformed, Reason: "the payload is not JSON: send JSON"}
+	}
 	wrapped := make([]byte, 0, len(body)+32)
 	wrapped = append(wrapped, `[{"type":"hook","payload":`...)
 	wrapped = append(wrapped, body...)
 	wrapped = append(wrapped, `}]`...)
-	if !scan.Valid(body) {
-		return &scan.SyntaxError{Code: scan.Malformed, Reason: "the payload is not JSON: send JSON"}
-	}
-	events, err := scanner.Scan(wrapped, scan.JSON, in.o.Limits)
+	events, err := sub.scanner.Scan(wrapped, scan.JSON, in.o.Limits)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func redrivenID(letterID string, i int) string {
 // read finds the events of a letter.
 func (in *Ingester) read(sub *submission, l deadletter.Letter, payload []byte) error {
 	if l.Kind == deadletter.KindWebhook {
-		if err := in.checkPayload(payload); err != nil {
+		if err := in.checkPayload(sub, payload); err != nil {
 			return &deadletter.RejectedError{Reason: err.Error()}
 		}
 		if l.Type == "" {

@@ -74,6 +74,24 @@ func TestADeliveryWithoutATypeCannotBeRedriven(t *testing.T) {
 	}
 }
 
+func TestADeliveryIsRedrivenOnlyWithOneWholePayload(t *testing.T) {
+	b := newBench(t)
+	b.run()
+	r := Redriver{Ingester: b.in, Store: b.store, Commits: b.sink}
+	l := deadletter.Letter{ID: "l", TenantID: "demo", Kind: deadletter.KindWebhook, EventID: "evt_1", Type: "t", Source: "pay"}
+	var rejected *deadletter.RejectedError
+	for _, payload := range []string{`1},{"type":"smuggled","payload":2`, `{"half":`, `"\u0000"`} {
+		if err := r.Redrive(t.Context(), l, []byte(payload)); !errors.As(err, &rejected) {
+			t.Errorf("%s: error %v, want a rejection", payload, err)
+		}
+	}
+	if err := r.Redrive(t.Context(), l, []byte(`{"whole":true}`)); err != nil {
+		t.Fatal(err)
+	}
+	b.settle()
+	b.wantIDs("evt_1")
+}
+
 func TestTwoRefusedEventsOfOneIdentityAreTwoLetters(t *testing.T) {
 	b := newBench(t)
 	b.in.o.Window = nil

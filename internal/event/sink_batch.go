@@ -22,16 +22,13 @@ type batch struct {
 	day      time.Time
 	items    []Row
 	letters  []deadletter.Letter
-	arrivals []arrival
+	arrivals []time.Time // of each frame, for the lag
 	buffer   []byte
 	err      error
 	// carried is a frame that begins the next day, and with it the next batch.
 	carried  carriedFrame
 	carrying bool
 }
-
-// arrival is a frame's time of receipt, for the lag.
-type arrival struct{ at time.Time }
 
 type carriedFrame struct {
 	frame  wal.Frame
@@ -75,7 +72,7 @@ func (b *batch) add(f wal.Frame) {
 		b.carry(f)
 		return
 	}
-	b.arrivals = append(b.arrivals, arrival{f.ReceivedAt})
+	b.arrivals = append(b.arrivals, f.ReceivedAt)
 	for i, raw := range f.Records {
 		seq := f.FirstSeq + uint64(i)
 		if seq >= b.from && b.err == nil {

@@ -178,8 +178,8 @@ func (s *Sink) done() {
 	m.rows.Add(float64(len(b.items)))
 	m.flushRows.Observe(float64(len(b.items)))
 	m.flushSeconds.Observe(now.Sub(s.began).Seconds())
-	for _, a := range b.arrivals {
-		m.lagSeconds.Observe(max(now.Sub(a.at).Seconds(), 0))
+	for _, at := range b.arrivals {
+		m.lagSeconds.Observe(max(now.Sub(at).Seconds(), 0))
 	}
 	for i := range b.letters {
 		m.deadLetters.WithLabelValues(string(b.letters[i].Kind)).Inc()
