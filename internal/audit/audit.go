@@ -1,0 +1,69 @@
+// Package audit is the record of what people and programs with power did: who
+// changed what, when, and what it was before and after. It is append-only: there
+// is no way to change or remove an entry through this program.
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// Actor is who does something. It travels from the edge with a change, so that
+// the store writes the entry in the change's own transaction.
+type Actor struct {
+	// Subject is the authenticated subject, or the name of a part of the system.
+	Subject string
+	// Method says how it was authenticated: "jwt", "key", "operator" or "system".
+	Method string
+	// RequestID ties the entry to the log lines of its request; empty outside one.
+	RequestID string
+}
+
+// Entry is one administrative action.
+type Entry struct {
+	// ID is a UUIDv7; entries are listed by it, newest first.
+	ID       string
+	TenantID string
+	At       time.Time
+	Actor    Actor
+	// Action is what was done, such as "product.put" or "key.revoke".
+	Action string
+	// Object names what it was done to, such as "product/tee-black-m".
+	Object string
+	// Before and After are JSON, nil where there was or is nothing. They never hold
+	// a secret.
+	Before, After json.RawMessage
+}
+
+// Query asks for a tenant's entries, newest first.
+type Query struct {
+	TenantID string
+	// Action, Object and Subject restrict to exact values; empty means all.
+	Action, Object, Subject string
+	// From and To bound the time: [From, To). Zero means unbounded.
+	From, To time.Time
+	// Limit is the page size, at least 1. Cursor continues after a page's Next.
+	Limit  int
+	Cursor string
+}
+
+// Page is one page of entries; Next is empty when nothing follows.
+type Page struct {
+	Entries []Entry
+	Next    string
+}
+
+// Store keeps entries. Most are written by the store methods that make the
+// change, in the same transaction. It is safe for concurrent use.
+type Store interface {
+	// Record writes entries of changes that have no transaction in this store, in
+	// one durable transaction. An entry whose (tenant, id) is there is left.
+	Record(ctx context.Context, entries []Entry) error
+	// Entries returns one page; ErrBadCursor if the cursor is not one it gave.
+	Entries(ctx context.Context, q Query) (Page, error)
+}
+
+// ErrBadCursor says that a cursor is not one this server gave.
+var ErrBadCursor = errors.New("cursor is not one this server gave")

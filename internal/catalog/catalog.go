@@ -1,0 +1,113 @@
+// Package catalog is what there is to sell: products with names and descriptions
+// in several languages, a price, a category and free attributes. A price change
+// never rewrites the past: every price a product ever had is kept.
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"millrace/internal/audit"
+)
+
+// Money is an amount in minor units (cents) of an ISO 4217 currency.
+type Money struct {
+	Amount   int64  `json:"amount"`
+	Currency string `json:"currency"`
+}
+
+// Product is something that can be ordered.
+type Product struct {
+	TenantID string
+	// SKU names the product within the tenant: 1 to 64 of A-Z a-z 0-9 . _ - and /
+	// is not among them, so that it stands in an address as it is.
+	SKU string
+	// Names and Descriptions are by BCP 47 language tag; at least one name.
+	Names        map[string]string
+	Descriptions map[string]string
+	Price        Money
+	Category     string
+	// Attributes is a JSON object of the merchant's own, nil if there is none.
+	Attributes json.RawMessage
+	// Active says whether it can be ordered.
+	Active bool
+	// Version is 1 for a new product and rises with every change.
+	Version              int64
+	CreatedAt, UpdatedAt time.Time
+}
+
+// Price is a price that a product had from a time on.
+type Price struct {
+	Money
+	From time.Time
+	// ProductVersion is the version of the product that brought the price.
+	ProductVersion int64
+	ChangedBy      string
+}
+
+// Put asks to create or replace a product.
+type Put struct {
+	Product Product // Version and times are set by the store
+	// IfVersion is the version that must stand now: 0 means any, -1 means that the
+	// product must not exist.
+	IfVersion int64
+	Now       time.Time
+	Actor     audit.Actor
+}
+
+// PutResult says what a Put did.
+type PutResult struct {
+	Product Product
+	// Created says that it is new, Changed that anything differs from before. A Put
+	// that changes nothing raises no version and is not audited.
+	Created, Changed bool
+}
+
+// Query asks for a tenant's products in the order of SKU.
+type Query struct {
+	TenantID string
+	Category string // empty means all
+	// Inactive includes products that cannot be ordered.
+	Inactive bool
+	Limit    int
+	Cursor   string
+}
+
+// Page is one page of products; Next is empty when nothing follows.
+type Page struct {
+	Products []Product
+	Next     string
+}
+
+// Store keeps products. It is safe for concurrent use.
+type Store interface {
+	// Put writes each product, its new price in the price history if the price
+	// changed, and an audit entry ("product.put", "product/SKU"), all in one durable
+	// transaction. The results are in the order of puts, one error each; an error of
+	// one (ErrVersion) leaves the others. The second value is the error of the whole.
+	Put(ctx context.Context, puts []Put) ([]PutResult, []error, error)
+	// Product returns one product, ErrNotFound if the tenant has none of that SKU.
+	Product(ctx context.Context, tenantID, sku string) (Product, error)
+	Products(ctx context.Context, q Query) (Page, error)
+	// Prices returns the prices a product had, newest first, at most limit.
+	Prices(ctx context.Context, tenantID, sku string, limit int) ([]Price, error)
+}
+
+// Errors a Store answers with; test with errors.Is.
+var (
+	ErrNotFound  = errors.New("product not found")
+	ErrBadCursor = errors.New("cursor is not one this server gave")
+	// ErrVersion says that the product's version is not the one that was named.
+	ErrVersion = errors.New("the product has changed meanwhile")
+)
+
+// InvalidError says what is wrong with a product, by field.
+type InvalidError struct {
+	// Field is the member of the JSON body, such as "price.currency".
+	Field  string
+	Detail string
+}
+
+func (e *InvalidError) Error() string { return e.Field + ": " + e.Detail }

@@ -1,0 +1,125 @@
+// Package payment is the port to whoever moves the money. Card numbers never
+// come here: a token stands for them.
+//
+// Every operation names a key derived from the order, so that it may be repeated
+// without being done twice. An adapter guarantees: for one key at most one
+// capture ever happens, Charge answers the same for the same request, and after
+// Void has answered StateVoided nothing is captured any more, whatever is still
+// on its way.
+package payment
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Request asks for a charge. It is the same value every time one charge is
+// spoken of.
+type Request struct {
+	TenantID string
+	OrderID  string
+	// Key is the idempotency key of the charge.
+	Key string
+	// Token stands for the buyer's means of payment.
+	Token    string
+	Amount   int64 // minor units, above zero
+	Currency string
+	// Ref is the provider's own id of the charge if it is known already.
+	Ref string
+}
+
+// State is where a charge stands.
+type State string
+
+// The states a provider can tell.
+const (
+	// StateCaptured: the money is ours.
+	StateCaptured State = "captured"
+	// StateDeclined: it was refused for good; a later capture is impossible.
+	StateDeclined State = "declined"
+	// StateVoided: it was cancelled before capture; a later capture is impossible.
+	StateVoided State = "voided"
+	// StatePending: the provider is still at it; ask again later.
+	StatePending State = "pending"
+	// StateNone: the provider knows of no such charge. A request that is still on its
+	// way could yet make one.
+	StateNone State = "none"
+)
+
+// Charge is what the provider says of a charge.
+type Charge struct {
+	State State
+	// Ref is the provider's id, empty if there is none yet.
+	Ref string
+	// Captured is the amount in minor units, Refunded what of it went back.
+	Captured, Refunded int64
+	// Reason says why it was declined: a stable code such as "card_declined" or
+	// "insufficient_funds".
+	Reason string
+}
+
+// RefundRequest asks to send money back.
+type RefundRequest struct {
+	TenantID string
+	OrderID  string
+	// ChargeKey and ChargeRef name the charge.
+	ChargeKey, ChargeRef string
+	// Key is the idempotency key of this refund.
+	Key      string
+	Amount   int64
+	Currency string
+	Reason   string
+}
+
+// Refund is a refund that took place.
+type Refund struct {
+	Ref    string
+	Amount int64
+}
+
+// Provider moves money. It is safe for concurrent use. Every method needs a
+// context with a deadline. Errors: a *RejectedError means that the provider
+// refuses the request as it is, now and always; ErrUnavailable that nothing was
+// sent (the breaker is open, or no place was free); anything else that the
+// outcome is not known: look it up.
+type Provider interface {
+	// Charge captures. A decline is no error: it is StateDeclined.
+	Charge(ctx context.Context, r Request) (Charge, error)
+	// Lookup says where the charge stands, without changing anything.
+	Lookup(ctx context.Context, r Request) (Charge, error)
+	// Void makes sure that the charge is never captured. It answers StateVoided or
+	// StateDeclined, or StateCaptured when it came too late: refund it then.
+	Void(ctx context.Context, r Request) (Charge, error)
+	// Refund sends money back, once for each key.
+	Refund(ctx context.Context, r RefundRequest) (Refund, error)
+}
+
+// Notice is what a provider tells by itself, in a webhook.
+type Notice struct {
+	TenantID, OrderID, Key string
+	Charge                 Charge
+}
+
+// RejectedError says that the provider refuses a request for what is in it.
+type RejectedError struct {
+	// Code is the provider's stable code.
+	Code   string
+	Detail string
+}
+
+func (e *RejectedError) Error() string { return "the payment provider refuses: " + e.Code + ": " + e.Detail }
+
+// ErrUnavailable says that nothing was sent to the provider.
+var ErrUnavailable = errors.New("the payment provider is not available now")
+
+// UnavailableError is an ErrUnavailable that knows when to come back.
+type UnavailableError struct {
+	RetryAfter time.Duration
+	Cause      string
+}
+
+func (e *UnavailableError) Error() string { return ErrUnavailable.Error() + ": " + e.Cause }
+
+// Is makes it an ErrUnavailable.
+func (e *UnavailableError) Is(target error) bool { return target == ErrUnavailable }
