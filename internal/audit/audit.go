@@ -1,6 +1,12 @@
 // Package audit is the record of what people and programs with power did: who
 // changed what, when, and what it was before and after. It is append-only: there
 // is no way to change or remove an entry through this program.
+//
+// A change that a store makes carries its Actor into the store method, which
+// writes the entry in the change's own transaction: there is no change without
+// its entry and no entry without its change. What has no transaction there is
+// recorded with Log.Record, before it is done. A change that changes nothing has
+// no entry. Nothing runs in the background.
 package audit
 
 import (
@@ -23,7 +29,7 @@ type Actor struct {
 
 // Entry is one administrative action.
 type Entry struct {
-	// ID is a UUIDv7; entries are listed by it, newest first.
+	// ID is a UUIDv7 of At (see NewID); entries are listed by it, newest first.
 	ID       string
 	TenantID string
 	At       time.Time
