@@ -147,13 +147,25 @@ func (s *submission) writes() bool { return len(s.fresh) > 0 || len(s.dead) > 0 
 
 const reasonForeignTenant = `"tenantId" names another tenant than the credential: leave it out, or use a credential of that tenant`
 
+// refusal says why an event that is well formed may not come from this caller,
+// empty if it may.
+func (s *submission) refusal(e *scan.Event) string {
+	switch {
+	case len(e.TenantID) > 0 && string(e.TenantID) != s.tenantID:
+		return reasonForeignTenant
+	case isReserved(e.Source):
+		return reasonReservedSource
+	}
+	return ""
+}
+
 // sort parts the valid events from the rejected ones and gives ids where there
 // are none.
 func (s *submission) sort(receipt *Receipt) {
 	for i := range s.events {
 		e := &s.events[i]
-		if e.Reason == "" && len(e.TenantID) > 0 && string(e.TenantID) != s.tenantID {
-			e.Reason = reasonForeignTenant
+		if e.Reason == "" {
+			e.Reason = s.refusal(e)
 		}
 		if e.Reason == "" {
 			s.valid = append(s.valid, i)

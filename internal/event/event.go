@@ -8,6 +8,11 @@
 // frames to the Store, which commits rows, rollups and the log position in one
 // transaction. Nothing else connects the two: there is no queue but the log.
 //
+// Millrace itself writes events too, of its orders: Ingester.IngestOwn takes
+// them past the scanner and the window into the same log. Their rows are marked
+// exact, which the store honours whatever the configuration says, and may carry
+// an amount of money, which events from outside never do.
+//
 // The package knows no HTTP and no SQL. What it needs of the outside it declares
 // as small interfaces (Log, Store, DeadLetterWriter).
 package event
@@ -86,6 +91,13 @@ type Row struct {
 	ReceivedAt int64  // Unix nanoseconds
 	Attributes string // JSON object, empty when there is none
 	Payload    string // JSON text as received
+	// Exact asks for what Batch.Exact does, whatever that says: the row is of an
+	// event that Millrace made itself.
+	Exact bool
+	// Amount is what the statistics add up, in minor units of Currency. An event
+	// that is not about money has neither.
+	Amount   int64
+	Currency string
 }
 
 // MaxTypeBytes is the longest type an event can have, in bytes.

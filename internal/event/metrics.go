@@ -13,6 +13,7 @@ type IngestMetrics struct {
 	duplicates prometheus.Counter
 	rejected   prometheus.Counter
 	malformed  prometheus.Counter
+	own        prometheus.Counter
 	refusals   *prometheus.CounterVec
 }
 
@@ -28,6 +29,8 @@ func NewIngestMetrics(reg prometheus.Registerer) *IngestMetrics {
 			Help: "Events of accepted batches that became dead letters."}),
 		malformed: f.NewCounter(prometheus.CounterOpts{Name: "millrace_events_malformed_bodies_total",
 			Help: "Bodies in which no events could be found and that became dead letters."}),
+		own: f.NewCounter(prometheus.CounterOpts{Name: "millrace_events_own_total",
+			Help: "Events of Millrace's own making written to the log, repeats included."}),
 		refusals: f.NewCounterVec(prometheus.CounterOpts{Name: "millrace_events_refused_total",
 			Help: "Submissions refused because they could not be taken then, by reason."}, []string{"reason"}),
 	}
@@ -73,7 +76,7 @@ func NewSinkMetrics(reg prometheus.Registerer) *SinkMetrics {
 		rows: f.NewCounter(prometheus.CounterOpts{Name: "millrace_sink_rows_total",
 			Help: "Events brought from the log to the store."}),
 		inserted: f.NewCounter(prometheus.CounterOpts{Name: "millrace_sink_inserted_total",
-			Help: "Events the store inserted: in exact mode without those it had already."}),
+			Help: "Events the store inserted: without those that exact deduplication found there already."}),
 		flushSeconds: f.NewHistogram(prometheus.HistogramOpts{Name: "millrace_sink_flush_seconds",
 			Help: "Duration of one commit of the store.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}),
 		flushRows: f.NewHistogram(prometheus.HistogramOpts{Name: "millrace_sink_flush_rows",

@@ -21,11 +21,21 @@ import (
 //
 // The timestamp noTimestamp stands for the time of receipt, which the log gives
 // only when it writes the record.
+//
+// Version 2 differs in the event, and is written for events of our own making
+// only:
+//
+//	event: hash [16] · timestamp i64 · flags u8 · amount zigzag varint · lengths of
+//	       id, type, source, attributes, payload, currency · their bytes
 const (
-	recordVersion   = 1
-	noTimestamp     = math.MinInt64
-	deadTruncated   = 1 << 0
-	maxRecordFields = 5
+	recordVersion    = 1
+	recordVersionOwn = 2
+	noTimestamp      = math.MinInt64
+	deadTruncated    = 1 << 0
+	ownExact         = 1 << 0
+	knownOwnFlags    = ownExact
+	maxRecordFields  = 5
+	ownRecordFields  = maxRecordFields + 1
 )
 
 // errRecord says that a record with a good checksum does not decode: it was
@@ -55,7 +65,15 @@ const (
 )
 
 func appendRecordHeader(dst []byte, id batchID, tenantID string, events, dead int) []byte {
-	dst = append(dst, recordVersion)
+	return appendHeader(append(dst, recordVersion), id, tenantID, events, dead)
+}
+
+// appendOwnHeader begins a record of version 2, which has no dead entries.
+func appendOwnHeader(dst []byte, id batchID, tenantID string, events int) []byte {
+	return appendHeader(append(dst, recordVersionOwn), id, tenantID, events, 0)
+}
+
+func appendHeader(dst []byte, id batchID, tenantID string, events, dead int) []byte {
 	dst = append(dst, id[:]...)
 	dst = binary.AppendUvarint(dst, uint64(len(tenantID)))
 	dst = append(dst, tenantID...)
@@ -71,6 +89,20 @@ func appendRecordEvent(dst []byte, h Hash, e *scan.Event) []byte {
 	dst = append(dst, h[:]...)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(ts))
 	return appendFields(dst, e.ID, e.Type, e.Source, e.Attributes, e.Payload)
+}
+
+// appendRecordOwn appends an event to a record of version 2.
+func appendRecordOwn(dst []byte, e *Own) []byte {
+	h := HashOf(e.TenantID, e.Source, e.ID)
+	dst = append(dst, h[:]...)
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(e.Timestamp.UnixNano()))
+	dst = append(dst, ownExact)
+	dst = binary.AppendVarint(dst, e.Amount)
+	for _, n := range [ownRecordFields]int{len(e.ID), len(e.Type), len(e.Source), 0, len(e.Payload), len(e.Currency)} {
+		dst = binary.AppendUvarint(dst, uint64(n))
+	}
+	dst = append(append(append(dst, e.ID...), e.Type...), e.Source...)
+	return append(append(dst, e.Payload...), e.Currency...)
 }
 
 func appendRecordDead(dst []byte, d *deadEntry) []byte {
@@ -96,6 +128,7 @@ func appendFields(dst []byte, fields ...[]byte) []byte {
 // record is a decoded record header; events and dead entries are read from it
 // one after the other, the events first. Everything aliases the encoded bytes.
 type record struct {
+	own      bool // version 2
 	batchID  batchID
 	tenantID string
 	events   int
@@ -105,9 +138,10 @@ type record struct {
 
 func decodeRecord(b []byte) (record, error) {
 	var r record
-	if len(b) < 1+len(r.batchID) || b[0] != recordVersion {
+	if len(b) < 1+len(r.batchID) || b[0] != recordVersion && b[0] != recordVersionOwn {
 		return r, errRecord
 	}
+	r.own = b[0] == recordVersionOwn
 	copy(r.batchID[:], b[1:])
 	d := decoder{rest: b[1+len(r.batchID):]}
 	r.tenantID = d.text(d.length())
@@ -133,10 +167,16 @@ func (r *record) nextEvent(receivedAt int64) (Row, error) {
 	if row.Timestamp == noTimestamp {
 		row.Timestamp = receivedAt
 	}
-	var n [maxRecordFields]int
-	d.lengths(n[:])
+	if r.own {
+		d.money(&row)
+	}
+	var n [ownRecordFields]int
+	d.lengths(n[:r.fields()])
 	row.ID, row.Type, row.Source = d.text(n[0]), d.text(n[1]), d.text(n[2])
 	row.Attributes, row.Payload = d.text(n[3]), d.text(n[4])
+	if r.own {
+		row.Currency = d.text(n[5])
+	}
 	if d.bad {
 		return row, errRecord
 	}
@@ -144,14 +184,25 @@ func (r *record) nextEvent(receivedAt int64) (Row, error) {
 	return row, nil
 }
 
+// fields is how many texts an event of the record has.
+func (r *record) fields() int {
+	if r.own {
+		return ownRecordFields
+	}
+	return maxRecordFields
+}
+
 // skipEvent reads no more of one event than its hash.
 func (r *record) skipEvent() (Hash, error) {
 	var h Hash
 	d := decoder{rest: r.rest}
 	copy(h[:], d.bytes(len(h)+8))
-	var n [maxRecordFields]int
-	d.lengths(n[:])
-	d.bytes(n[0] + n[1] + n[2] + n[3] + n[4])
+	if r.own {
+		d.money(&Row{})
+	}
+	var n [ownRecordFields]int
+	d.lengths(n[:r.fields()])
+	d.bytes(n[0] + n[1] + n[2] + n[3] + n[4] + n[5])
 	if d.bad {
 		return h, errRecord
 	}
@@ -193,6 +244,23 @@ func (d *decoder) length() int {
 	}
 	d.rest = d.rest[n:]
 	return int(v)
+}
+
+// money reads what an event of version 2 has beyond one of version 1, but for its
+// currency. A flag that is not known may mean anything, so it is not passed over.
+func (d *decoder) money(row *Row) {
+	flags := d.bytes(1)
+	if d.bad || flags[0]&^knownOwnFlags != 0 {
+		d.bad = true
+		return
+	}
+	row.Exact = flags[0]&ownExact != 0
+	amount, n := binary.Varint(d.rest)
+	if n <= 0 {
+		d.bad = true
+		return
+	}
+	row.Amount, d.rest = amount, d.rest[n:]
 }
 
 func (d *decoder) lengths(dst []int) {

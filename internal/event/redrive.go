@@ -34,8 +34,8 @@ func (r Redriver) Redrive(ctx context.Context, l deadletter.Letter, payload []by
 		if e.Reason != "" {
 			return &deadletter.RejectedError{Reason: e.Reason}
 		}
-		if len(e.TenantID) > 0 && string(e.TenantID) != l.TenantID {
-			return &deadletter.RejectedError{Reason: reasonForeignTenant}
+		if reason := sub.refusal(e); reason != "" {
+			return &deadletter.RejectedError{Reason: reason}
 		}
 		if len(e.ID) == 0 {
 			e.ID = []byte(redrivenID(l.ID, i))

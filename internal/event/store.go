@@ -19,12 +19,21 @@ type Batch struct {
 	Rows []Row
 	// Exact asks that a row whose Hash was stored by an exact batch within the last
 	// ExactDays days (this one included), or stands earlier in Rows, is left out.
+	//
+	// A row that is Exact by itself is held to the same by all rows that are, over
+	// OwnExactDays days, whatever Exact and ExactDays say. The two kinds are kept
+	// apart: no row of the one kind makes a row of the other be left out.
 	Exact     bool
 	ExactDays int
 	// DryRun asks for everything but the commit: the transaction is rolled back.
 	// It serves to find the row a database refuses without losing the others.
 	DryRun bool
 }
+
+// OwnExactDays is for how many days of receipt an exact row is recognised, the
+// day of the batch included: a week at the least, and no longer than its day is
+// kept.
+const OwnExactDays = 8
 
 // Store keeps events. Implementations are safe for concurrent use, except that
 // one log has one appender at a time.
@@ -38,7 +47,7 @@ type Store interface {
 	// not stand at b.From the answer is a *PositionError and nothing changed (a
 	// log the store has never seen stands wherever its first batch begins).
 	// It returns how many rows were inserted, which is less than len(b.Rows) only
-	// in exact mode.
+	// in exact mode and with exact rows.
 	//
 	// An error that wraps ErrData means that the database refuses these rows for
 	// what is in them, now and always; the caller finds the row by bisection. Any
@@ -56,7 +65,8 @@ type Store interface {
 	// Has says whether an event with this hash, source included, is stored.
 	Has(ctx context.Context, h Hash) (bool, error)
 
-	// Stats returns counts and payload bytes per type and step, from the rollups.
+	// Stats returns counts, payload bytes and amounts per type, currency and step,
+	// from the rollups. Sums beyond what an int64 can hold stop at its bounds.
 	Stats(ctx context.Context, q StatsQuery) ([]Series, error)
 
 	// RecentHashes calls yield with the hash of every event received at or after
@@ -135,11 +145,15 @@ type StatsQuery struct {
 	MaxPoints int
 }
 
-// Series is one type's counts over time, oldest first. Steps without events
-// have no point.
+// Series is the counts of one type and currency over time, oldest first. Steps
+// without events have no point. The series of a query are in order of type, then
+// currency.
 type Series struct {
-	Type   string
-	Points []Point
+	Type string
+	// Currency is that of the events' amounts; empty for the events that are not
+	// about money, as all that come from outside.
+	Currency string
+	Points   []Point
 }
 
 // Point counts the events received in [Time, Time+Step) and their payload bytes.
@@ -147,4 +161,7 @@ type Point struct {
 	Time  time.Time
 	Count int64
 	Bytes int64
+	// Amount is the sum of the events' amounts in minor units of the series'
+	// currency.
+	Amount int64
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -25,7 +26,7 @@ func (e *events) Append(ctx context.Context, b event.Batch) (inserted int, err e
 			e.metrics.rows.Add(float64(inserted))
 		}
 	}()
-	d, err := checkBatch(b)
+	d, own, err := checkBatch(b)
 	if err != nil {
 		return 0, err
 	}
@@ -48,21 +49,22 @@ func (e *events) Append(ctx context.Context, b event.Batch) (inserted int, err e
 	}
 	defer e.files.release(file)
 	rows := b.Rows
-	if b.Exact {
-		if rows, err = e.unclaimedBefore(ctx, d, b.ExactDays, rows); err != nil {
+	books := booksOf(&b, own)
+	for _, k := range books {
+		if rows, err = e.unclaimedBefore(ctx, d, k, rows); err != nil {
 			return 0, err
 		}
 	}
 	if err := e.useWriter(ctx, file); err != nil {
 		return 0, err
 	}
-	return e.commit(ctx, &b, rows)
+	return e.commit(ctx, &b, rows, books)
 }
 
 // commit runs the transaction and publishes it. The caller holds the append lock.
-func (e *events) commit(ctx context.Context, b *event.Batch, rows []event.Row) (int, error) {
+func (e *events) commit(ctx context.Context, b *event.Batch, rows []event.Row, books []book) (int, error) {
 	w := e.writer
-	inserted, err := w.append(ctx, b, rows)
+	inserted, err := w.append(ctx, b, rows, books)
 	if err != nil || b.DryRun {
 		if rollback := w.rollback(); rollback != nil {
 			// The connection is in no state we know: the next call opens another.
@@ -84,7 +86,7 @@ func (e *events) commit(ctx context.Context, b *event.Batch, rows []event.Row) (
 		e.closeWriter()
 		return 0, fmt.Errorf("commit events to %s: %w", w.file.path, err)
 	}
-	e.files.publish(w.file, w.lastSeq, w.lastReceived, b.LogID, b.UpTo)
+	e.files.publish(w.file, w.lastSeq, w.lastReceived, b.LogID, b.UpTo, slices.ContainsFunc(books, book.isOwn))
 	e.boundWAL(w)
 	return inserted, nil
 }
@@ -124,33 +126,35 @@ func (e *events) boundWAL(w *writer) {
 }
 
 // checkBatch answers an error for a batch that breaks the contract, and one that
-// wraps event.ErrData for a row that no store can keep.
-func checkBatch(b event.Batch) (day, error) {
-	d, err := midnight(b.Day)
+// wraps event.ErrData for a row that no store can keep. own says whether the batch
+// has rows that are exact by themselves.
+func checkBatch(b event.Batch) (d day, own bool, err error) {
+	d, err = midnight(b.Day)
 	if err != nil {
-		return 0, fmt.Errorf("append events: the day of the batch: %w", err)
+		return 0, false, fmt.Errorf("append events: the day of the batch: %w", err)
 	}
 	if b.UpTo < b.From {
-		return 0, fmt.Errorf("append events: the batch ends at log sequence %d, before its beginning at %d", b.UpTo, b.From)
+		return 0, false, fmt.Errorf("append events: the batch ends at log sequence %d, before its beginning at %d", b.UpTo, b.From)
 	}
 	if b.Exact && b.ExactDays < 1 {
-		return 0, fmt.Errorf("append events: exact mode over %d days; give at least 1", b.ExactDays)
+		return 0, false, fmt.Errorf("append events: exact mode over %d days; give at least 1", b.ExactDays)
 	}
 	from, to := d.startNs(), d.endNs()
 	for i := range b.Rows {
 		r := &b.Rows[i]
 		if r.ReceivedAt < from || r.ReceivedAt >= to {
-			return 0, fmt.Errorf("append events: row %d was received at %s, which is not on %s, the day of the batch",
+			return 0, false, fmt.Errorf("append events: row %d was received at %s, which is not on %s, the day of the batch",
 				i, time.Unix(0, r.ReceivedAt).UTC().Format(time.RFC3339Nano), b.Day.Format(time.DateOnly))
 		}
+		own = own || r.Exact
 		if r.TenantID == "" || r.Type == "" || r.ID == "" {
-			return 0, fmt.Errorf("%w: row %d lacks its tenant, type or id", event.ErrData, i)
+			return 0, false, fmt.Errorf("%w: row %d lacks its tenant, type or id", event.ErrData, i)
 		}
-		if !isText(r.Payload) || !isText(r.ID) || !isText(r.Type) || !isText(r.TenantID) || !isText(r.Source) || !isText(r.Attributes) {
-			return 0, fmt.Errorf("%w: row %d has a NUL or is not UTF-8", event.ErrData, i)
+		if !isText(r.Payload) || !isText(r.ID) || !isText(r.Type) || !isText(r.TenantID) || !isText(r.Source) || !isText(r.Attributes) || !isText(r.Currency) {
+			return 0, false, fmt.Errorf("%w: row %d has a NUL or is not UTF-8", event.ErrData, i)
 		}
 	}
-	return d, nil
+	return d, own, nil
 }
 
 func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }

@@ -25,6 +25,9 @@ type dayFile struct {
 	// lastSeq and lastReceived are those of the newest committed event, 0 if none.
 	lastSeq      int64
 	lastReceived int64
+	// hasOwn says whether the file has claims of exact rows; it may say so of one
+	// that has none.
+	hasOwn bool
 	// stale says that a commit's outcome is unknown: the file must be asked.
 	stale bool
 
@@ -86,6 +89,7 @@ func openFiles(ctx context.Context, dir string, s schema, maxOpen int, m *Metric
 // fileState is what a day file says of itself.
 type fileState struct {
 	lastSeq, lastReceived int64
+	hasOwn                bool
 	positions             map[event.LogID]uint64
 }
 
@@ -107,6 +111,9 @@ func readState(ctx context.Context, db *stdsql.DB, path string) (fileState, erro
 	err := db.QueryRowContext(ctx, `SELECT seq, received_ns FROM events ORDER BY seq DESC LIMIT 1`).Scan(&s.lastSeq, &s.lastReceived)
 	if err != nil && !errors.Is(err, stdsql.ErrNoRows) {
 		return fileState{}, fmt.Errorf("read the newest event of %s: %w", path, err)
+	}
+	if err := db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM own_claims)`).Scan(&s.hasOwn); err != nil {
+		return fileState{}, fmt.Errorf("read the claims of %s: %w", path, err)
 	}
 	rows, err := db.QueryContext(ctx, `SELECT log_id, next_seq FROM positions`)
 	if err != nil {
@@ -132,7 +139,7 @@ func readState(ctx context.Context, db *stdsql.DB, path string) (fileState, erro
 
 // learn takes over what a file says of itself. The caller holds mu or is alone.
 func (f *files) learn(file *dayFile, s fileState) {
-	file.lastSeq, file.lastReceived, file.stale = s.lastSeq, s.lastReceived, false
+	file.lastSeq, file.lastReceived, file.hasOwn, file.stale = s.lastSeq, s.lastReceived, s.hasOwn, false
 	for id, next := range s.positions {
 		f.advance(id, position{next: next, day: file.day})
 	}
@@ -147,11 +154,12 @@ func (f *files) advance(id event.LogID, p position) {
 }
 
 // publish makes a commit visible: queries that begin from now on see it.
-func (f *files) publish(file *dayFile, lastSeq, lastReceived int64, id event.LogID, next uint64) {
+func (f *files) publish(file *dayFile, lastSeq, lastReceived int64, id event.LogID, next uint64, own bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	file.lastSeq = lastSeq
 	file.lastReceived = max(file.lastReceived, lastReceived)
+	file.hasOwn = file.hasOwn || own
 	f.advance(id, position{next: next, day: file.day})
 }
 
@@ -231,6 +239,7 @@ type view struct {
 	file         *dayFile
 	lastSeq      int64
 	lastReceived int64
+	hasOwn       bool
 }
 
 // snapshot returns all files that have events, the oldest first, as they stood
@@ -244,7 +253,7 @@ func (f *files) snapshot() ([]view, error) {
 	views := make([]view, 0, len(f.byDay))
 	for _, file := range f.byDay {
 		if file.lastSeq > 0 && file.dropped == nil {
-			views = append(views, view{file: file, lastSeq: file.lastSeq, lastReceived: file.lastReceived})
+			views = append(views, view{file: file, lastSeq: file.lastSeq, lastReceived: file.lastReceived, hasOwn: file.hasOwn})
 		}
 	}
 	slices.SortFunc(views, func(a, b view) int { return int(a.file.day) - int(b.file.day) })

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 	"millrace/internal/event"
 )
 
-// Stats returns counts per type and step, from the rollups: From and To count
+// Stats returns counts and amounts per type, currency and step, from the rollups: From and To count
 // with the whole minute they fall into. See event.Store.
 func (e *events) Stats(ctx context.Context, q event.StatsQuery) ([]event.Series, error) {
 	defer e.metrics.timed("stats")()
@@ -24,7 +25,7 @@ func (e *events) Stats(ctx context.Context, q event.StatsQuery) ([]event.Series,
 		return nil, err
 	}
 	from, to := unixNano(q.From, math.MinInt64), unixNano(q.To, math.MaxInt64)
-	series := &pointSum{max: q.MaxPoints, points: map[string]map[int64]event.Point{}}
+	series := &pointSum{max: q.MaxPoints, points: map[seriesKey]map[int64]event.Point{}}
 	for _, v := range views {
 		if v.file.day.endNs() <= from || v.file.day.startNs() >= to {
 			continue
@@ -36,14 +37,17 @@ func (e *events) Stats(ctx context.Context, q event.StatsQuery) ([]event.Series,
 	return series.sorted(), nil
 }
 
-// pointSum adds up points by type and step.
+// seriesKey is what makes a series.
+type seriesKey struct{ kind, currency string }
+
+// pointSum adds up points by series and step.
 type pointSum struct {
 	max    int // 0 means no bound
 	count  int
-	points map[string]map[int64]event.Point
+	points map[seriesKey]map[int64]event.Point
 }
 
-func (t *pointSum) add(kind string, step int64, p event.Point) error {
+func (t *pointSum) add(kind seriesKey, step int64, p event.Point) error {
 	steps := t.points[kind]
 	if steps == nil {
 		steps = map[int64]event.Point{}
@@ -57,23 +61,27 @@ func (t *pointSum) add(kind string, step int64, p event.Point) error {
 	}
 	p.Count += before.Count
 	p.Bytes += before.Bytes
+	p.Amount = addWithin(p.Amount, before.Amount)
 	steps[step] = p
 	return nil
 }
 
 func (t *pointSum) sorted() []event.Series {
 	out := make([]event.Series, 0, len(t.points))
-	for _, kind := range slices.Sorted(maps.Keys(t.points)) {
-		s := event.Series{Type: kind}
-		for _, at := range slices.Sorted(maps.Keys(t.points[kind])) {
-			s.Points = append(s.Points, t.points[kind][at])
+	inOrder := func(a, b seriesKey) int {
+		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.currency, b.currency))
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(t.points), inOrder) {
+		s := event.Series{Type: key.kind, Currency: key.currency}
+		for _, at := range slices.Sorted(maps.Keys(t.points[key])) {
+			s.Points = append(s.Points, t.points[key][at])
 		}
 		out = append(out, s)
 	}
 	return out
 }
 
-// statsIn adds the rollups of one file to the series, by type and step.
+// statsIn adds the rollups of one file to the series.
 func (e *events) statsIn(ctx context.Context, file *dayFile, q event.StatsQuery, from, to int64, series *pointSum) error {
 	db, err := e.files.acquire(file)
 	if err != nil {
@@ -86,27 +94,44 @@ func (e *events) statsIn(ctx context.Context, file *dayFile, q event.StatsQuery,
 	if to != math.MaxInt64 && to%int64(time.Minute) == 0 {
 		last--
 	}
-	query, args := `SELECT type, minute / ?, sum(count), sum(bytes) FROM rollups
-		WHERE tenant_id = ? AND minute BETWEEN ? AND ?`, []any{minutes, q.TenantID, minuteOf(from), last}
+	where, args := ` WHERE tenant_id = ? AND minute BETWEEN ? AND ?`, []any{minutes, q.TenantID, minuteOf(from), last}
 	if q.Type != "" {
-		query, args = query+` AND type = ?`, append(args, q.Type)
+		where, args = where+` AND type = ?`, append(args, q.Type)
 	}
-	rows, err := db.QueryContext(ctx, query+` GROUP BY 1, 2`, args...)
+	// sum answers an error beyond 64 bits, which the halves of a number never reach.
+	query := `SELECT type, minute / ?, '', sum(count), sum(bytes), 0, 0 FROM rollups` + where + ` GROUP BY 1, 2
+		UNION ALL
+		SELECT type, minute / ?, currency, sum(count), sum(bytes), sum(amount >> 32), sum(amount & 0xffffffff) FROM money_rollups` + where + ` GROUP BY 1, 2, 3`
+	rows, err := db.QueryContext(ctx, query, append(args, args...)...)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var kind string
-		var step int64
+		var key seriesKey
+		var step, high, low int64
 		var p event.Point
-		if err := rows.Scan(&kind, &step, &p.Count, &p.Bytes); err != nil {
+		if err := rows.Scan(&key.kind, &step, &key.currency, &p.Count, &p.Bytes, &high, &low); err != nil {
 			return err
 		}
 		p.Time = time.Unix(step*minutes*60, 0).UTC()
-		if err := series.add(kind, step, p); err != nil {
+		p.Amount = join(high, low)
+		if err := series.add(key, step, p); err != nil {
 			return err
 		}
 	}
 	return rows.Err()
+}
+
+// join returns high<<32 + low, or the bound of int64 that it exceeds. low is not
+// negative.
+func join(high, low int64) int64 {
+	high += low >> 32
+	switch {
+	case high > math.MaxInt32:
+		return math.MaxInt64
+	case high < math.MinInt32:
+		return math.MinInt64
+	}
+	return high<<32 | low&0xffffffff
 }

@@ -31,8 +31,11 @@ type writer struct {
 	addRollup, addTick    statement
 	claimMany, claimOne   statement
 	setPosition           statement
-	packer                packer
-	tally                 tally
+	// These are for events of Millrace's own making.
+	claimOwnMany, claimOwnOne, addMoney statement
+
+	packer packer
+	tally  tally
 
 	tail            // what the open transaction added included
 	saved     tail  // as the open transaction found it
@@ -71,7 +74,8 @@ func openWriter(ctx context.Context, file *dayFile) (*writer, error) {
 func (w *writer) prepare() error {
 	row := "(" + strings.Repeat("?,", eventColumns-1) + "?)"
 	const events = "INSERT INTO events (seq, received_ns, tenant_id, type, id, source, timestamp_ns, attributes, payload) VALUES "
-	const claims = "INSERT INTO claims (hash) VALUES %s ON CONFLICT DO NOTHING RETURNING hash"
+	const claims = "INSERT INTO %s (hash) VALUES %s ON CONFLICT DO NOTHING RETURNING hash"
+	many := "(?)" + strings.Repeat(",(?)", rowsPerInsert-1)
 	for _, p := range []struct {
 		to     *statement
 		params int
@@ -86,8 +90,11 @@ func (w *writer) prepare() error {
 		{&w.addRollup, 6, `INSERT INTO rollups (tenant_id, minute, type, log_id, count, bytes) VALUES (?, ?, ?, ?, ?, ?)
 			ON CONFLICT (tenant_id, minute, type, log_id) DO UPDATE SET count = count + excluded.count, bytes = bytes + excluded.bytes`},
 		{&w.addTick, 2, "INSERT INTO ticks (seq, received_ns) VALUES (?, ?)"},
-		{&w.claimMany, rowsPerInsert, fmt.Sprintf(claims, "(?)"+strings.Repeat(",(?)", rowsPerInsert-1))},
-		{&w.claimOne, 1, fmt.Sprintf(claims, "(?)")},
+		{&w.claimMany, rowsPerInsert, fmt.Sprintf(claims, "claims", many)},
+		{&w.claimOne, 1, fmt.Sprintf(claims, "claims", "(?)")},
+		{&w.claimOwnMany, rowsPerInsert, fmt.Sprintf(claims, "own_claims", many)},
+		{&w.claimOwnOne, 1, fmt.Sprintf(claims, "own_claims", "(?)")},
+		{&w.addMoney, 8, addMoneySQL},
 		{&w.setPosition, 2, "INSERT INTO positions (log_id, next_seq) VALUES (?, ?) ON CONFLICT (log_id) DO UPDATE SET next_seq = excluded.next_seq"},
 	} {
 		stmt, err := w.conn.Prepare(p.query)
@@ -138,7 +145,7 @@ func (w *writer) remember() error {
 func (w *writer) close() error {
 	var errs []error
 	for _, s := range []*statement{&w.insertMany, &w.insertOne, &w.addIDs, &w.addPresence, &w.addRollup, &w.addTick,
-		&w.claimMany, &w.claimOne, &w.setPosition} {
+		&w.claimMany, &w.claimOne, &w.setPosition, &w.claimOwnMany, &w.claimOwnOne, &w.addMoney} {
 		if s.stmt != nil {
 			errs = append(errs, s.stmt.Close())
 		}
@@ -168,14 +175,14 @@ func (s *statement) with(values ...driver.Value) error {
 }
 
 // append does all of a batch but the commit. After an error the caller rolls back.
-func (w *writer) append(ctx context.Context, b *event.Batch, rows []event.Row) (int, error) {
+func (w *writer) append(ctx context.Context, b *event.Batch, rows []event.Row, books []book) (int, error) {
 	w.saved = w.tail
 	if err := w.exec("BEGIN IMMEDIATE"); err != nil {
 		return 0, fmt.Errorf("begin: %w", err)
 	}
 	var err error
-	if b.Exact {
-		if rows, err = w.claim(ctx, rows); err != nil {
+	for _, k := range books {
+		if rows, err = w.claim(ctx, k, rows); err != nil {
 			return 0, fmt.Errorf("claim the events: %w", err)
 		}
 	}
