@@ -67,18 +67,21 @@ func (p eventPage) writeJSON(w io.Writer) error {
 
 // eventStats is counts over time.
 type eventStats struct {
-	Series []eventSeries `json:"series" nullable:"false" doc:"One per type."`
+	Series []eventSeries `json:"series" nullable:"false" doc:"One per type and currency."`
 }
 
 type eventSeries struct {
-	Type   string       `json:"type" example:"device.reading"`
-	Points []eventPoint `json:"points" nullable:"false" doc:"Oldest first. Steps without events have no point."`
+	Type     string       `json:"type" example:"device.reading"`
+	Currency string       `json:"currency,omitempty" doc:"ISO 4217 code of the amounts. Only events that Millrace itself makes, such as those of orders, have one; without it there are no amounts." example:"EUR"`
+	Points   []eventPoint `json:"points" nullable:"false" doc:"Oldest first. Steps without events have no point."`
 }
 
 type eventPoint struct {
 	Time  time.Time `json:"time" doc:"The beginning of the step." example:"2026-11-22T08:30:00Z"`
 	Count int64     `json:"count" doc:"Events received in the step." example:"1200"`
 	Bytes int64     `json:"bytes" doc:"Bytes of their payloads." example:"576000"`
+	// Amount is nil without a currency: 0 is an amount too.
+	Amount *int64 `json:"amount,omitempty" doc:"Sum of their amounts in minor units of the series' currency." example:"1999"`
 }
 
 const (
@@ -121,9 +124,10 @@ func (sf *surface) registerEvents() {
 	}, auth.ScopeEventsRead, s.getEvent)
 	register(sf, huma.Operation{
 		OperationID: "eventStats", Metadata: longRead(), Method: http.MethodGet, Path: "/events/stats", Tags: []string{"Events"},
-		Summary:     "Count events over time",
-		Description: "Counts and payload bytes by type, by time of receipt, from per-minute rollups. Without from the last hour is shown.",
-		Parameters:  []*huma.Param{typeParam(), fromParam(), toParam(), stepParam()},
+		Summary: "Count events over time",
+		Description: "Counts and payload bytes by type, by time of receipt, from per-minute rollups; for events about money, such as those of orders, " +
+			"by currency too and with the sum of their amounts. Without from the last hour is shown.",
+		Parameters: []*huma.Param{typeParam(), fromParam(), toParam(), stepParam()},
 	}, auth.ScopeEventsRead, s.eventStats)
 }
 
@@ -186,8 +190,11 @@ func (s *Server) eventStats(ctx context.Context, in *eventsInput) (*statsOutput,
 		points := make([]eventPoint, len(sr.Points))
 		for j, p := range sr.Points {
 			points[j] = eventPoint{Time: p.Time.UTC(), Count: p.Count, Bytes: p.Bytes}
+			if sr.Currency != "" {
+				points[j].Amount = &sr.Points[j].Amount
+			}
 		}
-		out.Body.Series[i] = eventSeries{Type: sr.Type, Points: points}
+		out.Body.Series[i] = eventSeries{Type: sr.Type, Currency: sr.Currency, Points: points}
 	}
 	return out, nil
 }

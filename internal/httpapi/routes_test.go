@@ -148,6 +148,22 @@ func TestStatsAreShownBySeries(t *testing.T) {
 	}
 }
 
+func TestStatsShowAnAmountWhereThereIsACurrencyOnly(t *testing.T) {
+	f := newFixture(t)
+	f.reader.series = []event.Series{
+		{Type: "order.paid", Points: []event.Point{{Time: testNow, Count: 1, Bytes: 10}}},
+		{Type: "order.paid", Currency: "EUR", Points: []event.Point{
+			{Time: testNow, Count: 2, Bytes: 20, Amount: 1999}, {Time: testNow.Add(time.Minute), Count: 1, Bytes: 10}}},
+	}
+	w := f.call("GET", "/events/stats", "")
+	const want = `{"series":[{"type":"order.paid","points":[{"time":"2026-11-22T08:30:00Z","count":1,"bytes":10}]},` +
+		`{"type":"order.paid","currency":"EUR","points":[{"time":"2026-11-22T08:30:00Z","count":2,"bytes":20,"amount":1999},` +
+		`{"time":"2026-11-22T08:31:00Z","count":1,"bytes":10,"amount":0}]}]}` + "\n"
+	if diff := cmp.Diff(want, w.Body.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestDeadLettersAreShownWithTheirPayload(t *testing.T) {
 	f := newFixture(t)
 	f.letters.letters = []deadletter.Letter{
