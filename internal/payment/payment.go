@@ -11,6 +11,7 @@ package payment
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -89,13 +90,17 @@ type Provider interface {
 	// Lookup says where the charge stands, without changing anything.
 	Lookup(ctx context.Context, r Request) (Charge, error)
 	// Void makes sure that the charge is never captured. It answers StateVoided or
-	// StateDeclined, or StateCaptured when it came too late: refund it then.
+	// StateDeclined, or StateCaptured when it came too late: refund it then. It
+	// answers StatePending when the provider is in the middle of the capture: ask
+	// again.
 	Void(ctx context.Context, r Request) (Charge, error)
 	// Refund sends money back, once for each key.
 	Refund(ctx context.Context, r RefundRequest) (Refund, error)
 }
 
-// Notice is what a provider tells by itself, in a webhook.
+// Notice is what a provider tells by itself, in a webhook. It may come before the
+// answer of the call that caused it, late, twice or never. StatePending in a
+// notice says that something happened that is not final: look the charge up.
 type Notice struct {
 	TenantID, OrderID, Key string
 	Charge                 Charge
@@ -108,7 +113,9 @@ type RejectedError struct {
 	Detail string
 }
 
-func (e *RejectedError) Error() string { return "the payment provider refuses: " + e.Code + ": " + e.Detail }
+func (e *RejectedError) Error() string {
+	return "the payment provider refuses: " + e.Code + ": " + e.Detail
+}
 
 // ErrUnavailable says that nothing was sent to the provider.
 var ErrUnavailable = errors.New("the payment provider is not available now")
@@ -123,3 +130,94 @@ func (e *UnavailableError) Error() string { return ErrUnavailable.Error() + ": "
 
 // Is makes it an ErrUnavailable.
 func (e *UnavailableError) Is(target error) bool { return target == ErrUnavailable }
+
+// MaxKeyLength bounds the keys of requests, in bytes: providers allow 255 and an
+// adapter may add a suffix.
+const MaxKeyLength = 200
+
+// MaxFieldLength bounds every other text of a request, in bytes.
+const MaxFieldLength = 500
+
+// Validate says what is wrong with a request, as a *RejectedError; nil if nothing
+// is.
+func (r Request) Validate() error {
+	return firstError(
+		checkKey("the charge's key", r.Key),
+		checkText("the tenant", r.TenantID, true),
+		checkText("the order id", r.OrderID, true),
+		checkText("the payment token", r.Token, true),
+		checkText("the provider's reference", r.Ref, false),
+		checkMoney(r.Amount, r.Currency),
+	)
+}
+
+// Validate says what is wrong with a request, as a *RejectedError; nil if nothing
+// is.
+func (r RefundRequest) Validate() error {
+	return firstError(
+		checkKey("the refund's key", r.Key),
+		checkKey("the charge's key", r.ChargeKey),
+		checkText("the tenant", r.TenantID, true),
+		checkText("the order id", r.OrderID, true),
+		checkText("the provider's reference", r.ChargeRef, false),
+		checkMoney(r.Amount, r.Currency),
+	)
+}
+
+// CheckDeadline returns an error if the context has no deadline: a call to a
+// provider without one could wait for ever.
+func CheckDeadline(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		return errors.New("a call to a payment provider needs a context with a deadline: use context.WithTimeout, or call through a Guard")
+	}
+	return nil
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func invalid(format string, args ...any) error {
+	return &RejectedError{Code: "invalid_request", Detail: fmt.Sprintf(format, args...)}
+}
+
+func checkKey(what, key string) error {
+	if key == "" || len(key) > MaxKeyLength {
+		return invalid("%s must have 1 to %d bytes, it has %d", what, MaxKeyLength, len(key))
+	}
+	for i := range len(key) {
+		if key[i] <= ' ' || key[i] > '~' {
+			return invalid("%s must be printable ASCII without spaces, byte %d is not", what, i)
+		}
+	}
+	return nil
+}
+
+func checkText(what, text string, required bool) error {
+	switch {
+	case required && text == "":
+		return invalid("%s is missing", what)
+	case len(text) > MaxFieldLength:
+		return invalid("%s has %d bytes, more than the %d allowed", what, len(text), MaxFieldLength)
+	}
+	return nil
+}
+
+func checkMoney(amount int64, currency string) error {
+	if amount < 1 {
+		return invalid("the amount must be at least 1 minor unit, it is %d", amount)
+	}
+	upper := len(currency) == 3
+	for i := range len(currency) {
+		upper = upper && currency[i] >= 'A' && currency[i] <= 'Z'
+	}
+	if !upper {
+		return invalid("the currency %.10q is not an upper-case ISO 4217 code such as EUR", currency)
+	}
+	return nil
+}
