@@ -27,6 +27,14 @@ func Events(t *testing.T, fresh EventsFactory) {
 		{"exact mode leaves out what other batches stored", exactAcrossBatches},
 		{"exact mode forgets after its days", exactAcrossDays},
 
+		{"exact rows are stored once in every mode", ownRowsAreStoredOnce},
+		{"exact rows are known a week later, and after a crash", ownRowsAreKnownLater},
+		{"exact rows and others do not stand in each other's way", ownRowsStandApart},
+		{"exact rows are stored once though the reply was lost", ownRowsAfterALostReply},
+		{"a dry run claims no exact row", dryRunClaimsNothing},
+		{"amounts are summed by currency, repeats once", amountsAreSummed},
+		{"amounts that sum to more than 64 bits stop there", amountsStopAtTheirBounds},
+
 		{"queries filter by type and time", queriesFilter},
 		{"queries agree with a model of random batches", queriesAgreeWithModel},
 		{"paging back has no gaps or doubles while rows arrive", pagingWhileRowsArrive},

@@ -26,6 +26,9 @@ func rollupsAddUp(t *testing.T, h *EventsHarness) {
 		for range 1 + rng.IntN(200) {
 			r := row([]string{"demo", "rival"}[rng.IntN(2)], []string{"a", "b", "c"}[rng.IntN(3)], fmt.Sprint(rng.Uint64()), at)
 			r.Payload = `"` + fmt.Sprintf("%0*d", 1+rng.IntN(100), 1) + `"`
+			if rng.IntN(3) == 0 {
+				r = worth(rng.Int64N(1e12), []string{"EUR", "USD"}[rng.IntN(2)], r)
+			}
 			rows = append(rows, r)
 			if next := at.Add(time.Duration(rng.IntN(int(time.Second)))); next.Before(day.AddDate(0, 0, 1)) {
 				at = next

@@ -139,10 +139,12 @@ func all(t testing.TB, ctx context.Context, s event.Store, q event.Query) []even
 
 // counted is what Stats says, in a form that compares well.
 type counted struct {
-	Type  string
-	Time  time.Time
-	Count int64
-	Bytes int64
+	Type     string
+	Currency string
+	Time     time.Time
+	Count    int64
+	Bytes    int64
+	Amount   int64
 }
 
 // tallied returns what Stats must answer for rows.
@@ -153,41 +155,36 @@ func tallied(rows []event.Row, tenant, kind string, step time.Duration) []counte
 			continue
 		}
 		at := time.Unix(0, r.ReceivedAt-r.ReceivedAt%int64(step)).UTC()
-		key := counted{Type: r.Type, Time: at}
+		key := counted{Type: r.Type, Currency: r.Currency, Time: at}
 		c := sums[key]
-		sums[key] = counted{r.Type, at, c.Count + 1, c.Bytes + int64(len(r.Payload))}
+		sums[key] = counted{r.Type, r.Currency, at, c.Count + 1, c.Bytes + int64(len(r.Payload)), c.Amount + r.Amount}
 	}
 	out := []counted{}
 	for _, c := range sums {
 		out = append(out, c)
 	}
 	slices.SortFunc(out, func(a, b counted) int {
-		return cmp.Or(cmp.Compare(a.Type, b.Type), a.Time.Compare(b.Time))
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Currency, b.Currency), a.Time.Compare(b.Time))
 	})
 	return out
 }
 
-// flat returns the points of series in a row, and fails if a series stands twice
-// or its points are out of order.
+// flat returns the points of series in a row, and fails if the series or their
+// points are out of order, or one stands twice.
 func flat(t testing.TB, series []event.Series) []counted {
 	t.Helper()
 	out := []counted{}
-	types := map[string]bool{}
-	for _, s := range series {
-		if types[s.Type] {
-			t.Errorf("type %q has two series", s.Type)
+	for n, s := range series {
+		if n > 0 && cmp.Or(cmp.Compare(series[n-1].Type, s.Type), cmp.Compare(series[n-1].Currency, s.Currency)) >= 0 {
+			t.Errorf("the series of %q in %q does not come after the one before it", s.Type, s.Currency)
 		}
-		types[s.Type] = true
 		for i, p := range s.Points {
 			if i > 0 && !s.Points[i-1].Time.Before(p.Time) {
 				t.Errorf("the points of %q are not oldest first", s.Type)
 			}
-			out = append(out, counted{s.Type, p.Time, p.Count, p.Bytes})
+			out = append(out, counted{s.Type, s.Currency, p.Time, p.Count, p.Bytes, p.Amount})
 		}
 	}
-	slices.SortFunc(out, func(a, b counted) int {
-		return cmp.Or(cmp.Compare(a.Type, b.Type), a.Time.Compare(b.Time))
-	})
 	return out
 }
 
