@@ -97,7 +97,7 @@ func TestAKeyRevokedHereStopsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := keys.Revoke(t.Context(), "demo", key.ID); err != nil {
+	if err := keys.Revoke(t.Context(), "demo", key.ID, ann); err != nil {
 		t.Fatal(err)
 	}
 	_, err := a.Authenticate(t.Context(), text)
@@ -116,7 +116,7 @@ func TestAKeyRevokedElsewhereStopsAfterTheCacheTTL(t *testing.T) {
 	if _, err := a.Authenticate(t.Context(), text); err != nil {
 		t.Fatal(err)
 	}
-	if err := elsewhere.Revoke(t.Context(), "demo", key.ID); err != nil {
+	if err := elsewhere.Revoke(t.Context(), "demo", key.ID, ann); err != nil {
 		t.Fatal(err)
 	}
 	clk.Advance(10 * time.Second)
@@ -147,7 +147,7 @@ func TestALookThatARevocationOvertookIsNotRemembered(t *testing.T) {
 		first <- err
 	}()
 	<-reading
-	if err := keys.Revoke(t.Context(), "demo", key.ID); err != nil {
+	if err := keys.Revoke(t.Context(), "demo", key.ID, ann); err != nil {
 		t.Fatal(err)
 	}
 	_, err := a.Authenticate(t.Context(), text) // while the first still reads

@@ -16,6 +16,8 @@ import (
 
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
+
+	"millrace/internal/audit"
 )
 
 // clock is a clock that stands still until it is told otherwise.
@@ -44,15 +46,20 @@ type memoryKeys struct {
 	keys   map[string]Key
 	byID   atomic.Int64
 	broken atomic.Bool
+	// createdBy is who made the newest key.
+	createdBy audit.Actor
 	// onByID, if set, runs within ByID after the key was read.
 	onByID func()
 }
+
+// ann creates and revokes the keys of these tests.
+var ann = audit.Actor{Subject: "ann", Method: MethodJWT, RequestID: "r1"}
 
 var errBroken = errors.New("the disk is on fire")
 
 func newMemoryKeys() *memoryKeys { return &memoryKeys{keys: map[string]Key{}} }
 
-func (s *memoryKeys) Insert(_ context.Context, k Key) error {
+func (s *memoryKeys) Insert(_ context.Context, k Key, by audit.Actor) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broken.Load() {
@@ -62,6 +69,7 @@ func (s *memoryKeys) Insert(_ context.Context, k Key) error {
 		return ErrKeyExists
 	}
 	s.keys[k.ID] = k
+	s.createdBy = by
 	return nil
 }
 
@@ -100,7 +108,7 @@ func (s *memoryKeys) List(_ context.Context, tenantID string) ([]Key, error) {
 	return keys, nil
 }
 
-func (s *memoryKeys) Revoke(_ context.Context, tenantID, id string, at time.Time) error {
+func (s *memoryKeys) Revoke(_ context.Context, tenantID, id string, at time.Time, _ audit.Actor) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k, ok := s.keys[id]
@@ -157,7 +165,7 @@ func mint(t testing.TB, i *Issuer, ttl time.Duration) string {
 func createKey(t testing.TB, k *Keys, ttl time.Duration) (Key, string) {
 	t.Helper()
 	key, secret, err := k.Create(t.Context(), CreateKey{
-		TenantID: "demo", Name: "till 7", Scopes: []string{"events:write"}, TTL: ttl, CreatedBy: "ann", MayGrant: MakeScopes(ScopeAdmin),
+		TenantID: "demo", Name: "till 7", Scopes: []string{"events:write"}, TTL: ttl, Actor: ann, MayGrant: MakeScopes(ScopeAdmin),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"millrace/internal/audit"
 )
 
 // An API key is "mrk_" id "_" secret: 10 random bytes in base32 and 32 in
@@ -71,12 +73,12 @@ func (k *Keys) Create(ctx context.Context, req CreateKey) (Key, string, error) {
 		Scopes:    scopes.Names(),
 		Hash:      sha256.Sum256([]byte(secret)),
 		CreatedAt: now,
-		CreatedBy: req.CreatedBy,
+		CreatedBy: req.Actor.Subject,
 	}
 	if req.TTL > 0 {
 		key.ExpiresAt = now.Add(req.TTL)
 	}
-	if err := k.store.Insert(ctx, key); err != nil {
+	if err := k.store.Insert(ctx, key, req.Actor); err != nil {
 		return Key{}, "", fmt.Errorf("auth: keep API key %s of tenant %s: %w", id, req.TenantID, err)
 	}
 	return key, KeyPrefix + id + "_" + secret, nil
@@ -125,12 +127,13 @@ func (k *Keys) List(ctx context.Context, tenantID string) ([]Key, error) {
 }
 
 // Revoke ends a tenant's key for good. It takes effect on this instance before
-// Revoke returns. The error wraps ErrKeyNotFound if the tenant has no such key.
-func (k *Keys) Revoke(ctx context.Context, tenantID, id string) error {
+// Revoke returns. The audit log says that it was done by the actor. The error
+// wraps ErrKeyNotFound if the tenant has no such key.
+func (k *Keys) Revoke(ctx context.Context, tenantID, id string, by audit.Actor) error {
 	if !isKeyID(id) {
 		return fmt.Errorf("auth: revoke an API key of tenant %s: %w", tenantID, ErrKeyNotFound)
 	}
-	err := k.store.Revoke(ctx, tenantID, id, k.now().UTC().Truncate(time.Microsecond))
+	err := k.store.Revoke(ctx, tenantID, id, k.now().UTC().Truncate(time.Microsecond), by)
 	// Also after an error: the store may have revoked the key all the same.
 	k.epoch.Add(1)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"millrace/internal/audit"
 )
 
 func TestAKeyIsShownOnceAndKeptHashed(t *testing.T) {
@@ -71,7 +73,7 @@ func TestKeysThatAreRefused(t *testing.T) {
 	_, good := createKey(t, keys, 0)
 	expiring, expired := createKey(t, keys, time.Minute)
 	revokedKey, revoked := createKey(t, keys, 0)
-	if err := keys.Revoke(t.Context(), "demo", revokedKey.ID); err != nil {
+	if err := keys.Revoke(t.Context(), "demo", revokedKey.ID, ann); err != nil {
 		t.Fatal(err)
 	}
 	clk.Advance(time.Minute)
@@ -160,7 +162,7 @@ func TestAStoreThatFailsMakesNoVerdict(t *testing.T) {
 }
 
 func TestRequestsForKeysThatAreRefused(t *testing.T) {
-	ok := CreateKey{TenantID: "demo", Name: "till 7", Scopes: []string{"events:write"}, CreatedBy: "ann", MayGrant: MakeScopes(ScopeEventsWrite, ScopeKeysWrite)}
+	ok := CreateKey{TenantID: "demo", Name: "till 7", Scopes: []string{"events:write"}, Actor: ann, MayGrant: MakeScopes(ScopeEventsWrite, ScopeKeysWrite)}
 	tests := []struct {
 		name, field, want string
 		change            func(*CreateKey)
@@ -204,10 +206,10 @@ func TestOnlyTheTenantOfAKeyCanRevokeIt(t *testing.T) {
 	keys := testKeys(t, newMemoryKeys(), nil)
 	key, text := createKey(t, keys, 0)
 	for name, err := range map[string]error{
-		"another tenant":        keys.Revoke(t.Context(), "other", key.ID),
-		"an id that is nowhere": keys.Revoke(t.Context(), "demo", strings.Repeat("a", keyIDChars)),
-		"an id that cannot be":  keys.Revoke(t.Context(), "demo", "../x"),
-		"the text of a key":     keys.Revoke(t.Context(), "demo", text),
+		"another tenant":        keys.Revoke(t.Context(), "other", key.ID, ann),
+		"an id that is nowhere": keys.Revoke(t.Context(), "demo", strings.Repeat("a", keyIDChars), ann),
+		"an id that cannot be":  keys.Revoke(t.Context(), "demo", "../x", ann),
+		"the text of a key":     keys.Revoke(t.Context(), "demo", text, ann),
 	} {
 		if !errors.Is(err, ErrKeyNotFound) {
 			t.Errorf("%s: got error %v, want ErrKeyNotFound", name, err)
@@ -218,5 +220,47 @@ func TestOnlyTheTenantOfAKeyCanRevokeIt(t *testing.T) {
 	}
 	if _, err := keys.Verify(t.Context(), text); err != nil {
 		t.Errorf("the key was revoked by someone else: %v", err)
+	}
+}
+
+func TestWhoCreatesAKeyIsTheActor(t *testing.T) {
+	store := newMemoryKeys()
+	key, _ := createKey(t, testKeys(t, store, nil), 0)
+	if key.CreatedBy != "ann" || store.createdBy != ann {
+		t.Errorf("created by %q, the store was told %+v", key.CreatedBy, store.createdBy)
+	}
+}
+
+func TestTheAuditLogKeepsNoSecretOfAKey(t *testing.T) {
+	clk := newClock()
+	key, text := createKey(t, testKeys(t, newMemoryKeys(), clk.Now), time.Hour)
+	created, err := CreatedEntry(key, ann)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked, err := RevokedEntry(key, clk.Now().Add(time.Minute), ann)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const live = `{"name":"till 7","scopes":["events:write"],"createdBy":"ann","expiresAt":"2026-11-22T13:00:00Z"}`
+	const dead = `{"name":"till 7","scopes":["events:write"],"createdBy":"ann","expiresAt":"2026-11-22T13:00:00Z","revokedAt":"2026-11-22T12:01:00Z"}`
+	for _, tt := range []struct {
+		entry                 audit.Entry
+		action, before, after string
+		at                    time.Time
+	}{
+		{created, "key.create", "", live, clk.Now()},
+		{revoked, "key.revoke", live, dead, clk.Now().Add(time.Minute)},
+	} {
+		e := tt.entry
+		if e.TenantID != "demo" || e.Action != tt.action || e.Object != "key/"+key.ID || e.Actor != ann || !e.At.Equal(tt.at) {
+			t.Errorf("%s: entry %+v", tt.action, e)
+		}
+		if diff := cmp.Diff([]string{tt.before, tt.after}, []string{string(e.Before), string(e.After)}); diff != "" {
+			t.Errorf("%s: before and after differ (-want +got):\n%s", tt.action, diff)
+		}
+	}
+	if strings.Contains(text, key.ID) && strings.Contains(string(revoked.After), text[len(KeyPrefix)+keyIDChars+1:]) {
+		t.Error("the secret is in the log")
 	}
 }

@@ -31,6 +31,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"millrace/internal/audit"
 )
 
 // Ways a Principal proved who it is.
@@ -144,16 +146,19 @@ type Key struct {
 // KeyStore keeps API keys. Implementations are safe for concurrent use. Times
 // are kept to the microsecond or better and come back in UTC.
 type KeyStore interface {
-	// Insert writes a new key durably. ErrKeyExists if the id is taken.
-	Insert(ctx context.Context, k Key) error
+	// Insert writes a new key and its audit entry (CreatedEntry) in one durable
+	// transaction. ErrKeyExists if the id is taken.
+	Insert(ctx context.Context, k Key, by audit.Actor) error
 	// ByID returns a key whatever its state and tenant, ErrKeyNotFound if there
 	// is none.
 	ByID(ctx context.Context, id string) (Key, error)
 	// List returns all keys of a tenant, the newest first.
 	List(ctx context.Context, tenantID string) ([]Key, error)
-	// Revoke marks a tenant's key as revoked, durably, ErrKeyNotFound if the
-	// tenant has no such key. A key that is revoked already keeps its first time.
-	Revoke(ctx context.Context, tenantID, id string, at time.Time) error
+	// Revoke marks a tenant's key as revoked and writes the audit entry
+	// (RevokedEntry) in one durable transaction, ErrKeyNotFound if the tenant has
+	// no such key. A key that is revoked already keeps its first time, without
+	// another entry.
+	Revoke(ctx context.Context, tenantID, id string, at time.Time, by audit.Actor) error
 }
 
 // Errors a KeyStore answers with; test with errors.Is.
@@ -171,8 +176,8 @@ type CreateKey struct {
 	Scopes []string
 	// TTL is how long the key lives; zero means until it is revoked.
 	TTL time.Duration
-	// CreatedBy is the creator's subject.
-	CreatedBy string
+	// Actor is the creator; its subject becomes the key's CreatedBy.
+	Actor audit.Actor
 	// MayGrant is what the creator holds (its Principal.Scopes). A key never gets
 	// more than its creator has, so a creator without scopes can create none.
 	MayGrant Scopes

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"millrace/internal/audit"
 )
 
 // Redriver puts what a letter holds back on its road. The payload is the
@@ -33,11 +35,28 @@ type Service struct {
 	redriver Redriver
 	now      func() time.Time
 	logger   *slog.Logger
+	audit    AuditLog // nil: nothing is recorded
+}
+
+// AuditLog takes the entries of what operators do. *audit.Log is one.
+type AuditLog interface {
+	// Record writes entries durably, all or none.
+	Record(ctx context.Context, entries []audit.Entry) error
 }
 
 // NewService returns a Service.
 func NewService(store Store, redriver Redriver, now func() time.Time, logger *slog.Logger) *Service {
 	return &Service{store: store, redriver: redriver, now: now, logger: logger}
+}
+
+// WithAudit returns the Service with an audit log. Deleting and redriving are
+// recorded there before they are done, so that an entry says what was asked for:
+// "dead-letter.delete" or "dead-letter.redrive" of "dead-letter/ID". Nothing is
+// done that cannot be recorded.
+func (s *Service) WithAudit(log AuditLog) *Service {
+	audited := *s
+	audited.audit = log
+	return &audited
 }
 
 // List returns a page of letters, newest first.
@@ -51,17 +70,32 @@ func (s *Service) Get(ctx context.Context, tenantID, id string) (Letter, error) 
 }
 
 // Delete removes one letter.
-func (s *Service) Delete(ctx context.Context, tenantID, id string) error {
+func (s *Service) Delete(ctx context.Context, tenantID, id string, by audit.Actor) error {
+	if s.audit != nil {
+		l, err := s.store.Get(ctx, tenantID, id)
+		if err != nil {
+			return err
+		}
+		if err := s.record(ctx, actionDelete, by, nil, l); err != nil {
+			return err
+		}
+	}
 	return s.store.Delete(ctx, tenantID, id)
 }
 
 // Redrive tries a letter again and removes it when that succeeds. The payload
 // is used in place of the letter's own unless it is empty. A refusal is counted
 // on the letter and returned as a *RejectedError.
-func (s *Service) Redrive(ctx context.Context, tenantID, id string, payload []byte) (Letter, error) {
+func (s *Service) Redrive(ctx context.Context, tenantID, id string, payload []byte, by audit.Actor) (Letter, error) {
 	l, err := s.store.Get(ctx, tenantID, id)
 	if err != nil {
 		return Letter{}, err
+	}
+	if l.Truncated && len(payload) == 0 {
+		return l, ErrTruncated // nothing is done, so nothing is recorded
+	}
+	if err := s.record(ctx, actionRedrive, by, payload, l); err != nil {
+		return l, err
 	}
 	return s.redrive(ctx, l, payload)
 }
@@ -109,8 +143,8 @@ const page = 100
 
 // RedriveAll redrives the letters a filter matches, newest first, at most limit.
 // It stops at the first error that is not a refusal: trying on would not help.
-func (s *Service) RedriveAll(ctx context.Context, f Filter, limit int) (Summary, error) {
-	return s.each(ctx, f, limit, func(l Letter) (bool, error) {
+func (s *Service) RedriveAll(ctx context.Context, f Filter, limit int, by audit.Actor) (Summary, error) {
+	return s.each(ctx, f, limit, actionRedrive, by, func(l Letter) (bool, error) {
 		_, err := s.redrive(ctx, l, nil)
 		var rejected *RejectedError
 		if errors.As(err, &rejected) || errors.Is(err, ErrTruncated) {
@@ -121,8 +155,8 @@ func (s *Service) RedriveAll(ctx context.Context, f Filter, limit int) (Summary,
 }
 
 // DeleteAll deletes the letters a filter matches, at most limit.
-func (s *Service) DeleteAll(ctx context.Context, f Filter, limit int) (Summary, error) {
-	return s.each(ctx, f, limit, func(l Letter) (bool, error) {
+func (s *Service) DeleteAll(ctx context.Context, f Filter, limit int, by audit.Actor) (Summary, error) {
+	return s.each(ctx, f, limit, actionDelete, by, func(l Letter) (bool, error) {
 		err := s.store.Delete(ctx, l.TenantID, l.ID)
 		if errors.Is(err, ErrNotFound) {
 			err = nil
@@ -131,12 +165,17 @@ func (s *Service) DeleteAll(ctx context.Context, f Filter, limit int) (Summary, 
 	})
 }
 
-func (s *Service) each(ctx context.Context, f Filter, limit int, do func(Letter) (bool, error)) (Summary, error) {
+// each does something to each letter that a filter matches. A page is recorded in
+// the audit log as a whole before its first letter is touched.
+func (s *Service) each(ctx context.Context, f Filter, limit int, action string, by audit.Actor, do func(Letter) (bool, error)) (Summary, error) {
 	var sum Summary
 	cursor := ""
 	for {
 		letters, next, err := s.store.List(ctx, f, min(page, limit-sum.Done-sum.Failed), cursor)
 		if err != nil {
+			return sum, err
+		}
+		if err := s.record(ctx, action, by, nil, letters...); err != nil {
 			return sum, err
 		}
 		for _, l := range letters {

@@ -177,7 +177,7 @@ func (s *Server) redriveDeadLetter(ctx context.Context, in *letterInput) (*redri
 	if err := s.mayRedrive(p.TenantID); err != nil {
 		return nil, err
 	}
-	_, err := s.o.DeadLetters.Redrive(ctx, p.TenantID, in.ID, replacement)
+	_, err := s.o.DeadLetters.Redrive(ctx, p.TenantID, in.ID, replacement, actorFrom(ctx))
 	var rejected *deadletter.RejectedError
 	if err == nil || errors.As(err, &rejected) {
 		s.payRedrive(p.TenantID, 1)
@@ -217,7 +217,7 @@ func (s *Server) redriveDeadLetters(ctx context.Context, in *filterInput) (*redr
 	if err := s.mayRedrive(f.TenantID); err != nil {
 		return nil, err
 	}
-	sum, err := s.o.DeadLetters.RedriveAll(ctx, f, limit)
+	sum, err := s.o.DeadLetters.RedriveAll(ctx, f, limit, actorFrom(ctx))
 	s.payRedrive(f.TenantID, sum.Done+sum.Failed)
 	if err = goOn(&sum, err); err != nil {
 		return nil, err
@@ -229,7 +229,7 @@ func (s *Server) deleteDeadLetter(ctx context.Context, in *letterInput) (*noCont
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	return nil, s.o.DeadLetters.Delete(ctx, principalFrom(ctx).TenantID, in.ID)
+	return nil, s.o.DeadLetters.Delete(ctx, principalFrom(ctx).TenantID, in.ID, actorFrom(ctx))
 }
 
 func (s *Server) deleteDeadLetters(ctx context.Context, in *filterInput) (*deleteAllOutput, error) {
@@ -242,7 +242,7 @@ func (s *Server) deleteDeadLetters(ctx context.Context, in *filterInput) (*delet
 	if f.Kind == "" && f.Type == "" && f.From.IsZero() && f.To.IsZero() {
 		return nil, newProblem(slugInvalidParameter, "deleting needs a filter: give at least one of kind, type, from and to")
 	}
-	sum, err := s.o.DeadLetters.DeleteAll(ctx, f, limit)
+	sum, err := s.o.DeadLetters.DeleteAll(ctx, f, limit, actorFrom(ctx))
 	if err = goOn(&sum, err); err != nil {
 		return nil, err
 	}

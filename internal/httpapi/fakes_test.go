@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/internal/audit"
 	"millrace/internal/auth"
 	"millrace/internal/deadletter"
 	"millrace/internal/event"
@@ -169,6 +170,7 @@ type fakeLetters struct {
 	replacement []byte
 	err         error
 	sum         deadletter.Summary
+	by          audit.Actor
 }
 
 func (f *fakeLetters) List(_ context.Context, q deadletter.Filter, limit int, cursor string) ([]deadletter.Letter, string, error) {
@@ -200,9 +202,10 @@ func (f *fakeLetters) Get(_ context.Context, tenantID, id string) (deadletter.Le
 	return f.letters[i], nil
 }
 
-func (f *fakeLetters) Delete(_ context.Context, tenantID, id string) error {
+func (f *fakeLetters) Delete(_ context.Context, tenantID, id string, by audit.Actor) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.by = by
 	i, err := f.find(tenantID, id)
 	if err == nil {
 		f.letters = append(f.letters[:i], f.letters[i+1:]...)
@@ -210,9 +213,10 @@ func (f *fakeLetters) Delete(_ context.Context, tenantID, id string) error {
 	return err
 }
 
-func (f *fakeLetters) Redrive(_ context.Context, tenantID, id string, replacement []byte) (deadletter.Letter, error) {
+func (f *fakeLetters) Redrive(_ context.Context, tenantID, id string, replacement []byte, by audit.Actor) (deadletter.Letter, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.by = by
 	i, err := f.find(tenantID, id)
 	if err != nil {
 		return deadletter.Letter{}, err
@@ -221,15 +225,15 @@ func (f *fakeLetters) Redrive(_ context.Context, tenantID, id string, replacemen
 	return f.letters[i], f.err
 }
 
-func (f *fakeLetters) RedriveAll(_ context.Context, q deadletter.Filter, limit int) (deadletter.Summary, error) {
+func (f *fakeLetters) RedriveAll(_ context.Context, q deadletter.Filter, limit int, by audit.Actor) (deadletter.Summary, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.filter, f.limit = q, limit
+	f.filter, f.limit, f.by = q, limit, by
 	return f.sum, f.err
 }
 
-func (f *fakeLetters) DeleteAll(ctx context.Context, q deadletter.Filter, limit int) (deadletter.Summary, error) {
-	return f.RedriveAll(ctx, q, limit)
+func (f *fakeLetters) DeleteAll(ctx context.Context, q deadletter.Filter, limit int, by audit.Actor) (deadletter.Summary, error) {
+	return f.RedriveAll(ctx, q, limit, by)
 }
 
 // fakeAuth knows credentials by heart.
@@ -251,9 +255,10 @@ func (f fakeAuth) Authenticate(_ context.Context, credential string) (*auth.Prin
 }
 
 type fakeKeys struct {
-	created auth.CreateKey
-	keys    []auth.Key
-	err     error
+	created   auth.CreateKey
+	revokedBy audit.Actor
+	keys      []auth.Key
+	err       error
 }
 
 func (f *fakeKeys) Create(_ context.Context, k auth.CreateKey) (auth.Key, string, error) {
@@ -261,12 +266,13 @@ func (f *fakeKeys) Create(_ context.Context, k auth.CreateKey) (auth.Key, string
 	if f.err != nil {
 		return auth.Key{}, "", f.err
 	}
-	return auth.Key{ID: "abc", TenantID: k.TenantID, Name: k.Name, Scopes: k.Scopes, CreatedAt: testNow, CreatedBy: k.CreatedBy}, "mrk_abc_secret", nil
+	return auth.Key{ID: "abc", TenantID: k.TenantID, Name: k.Name, Scopes: k.Scopes, CreatedAt: testNow, CreatedBy: k.Actor.Subject}, "mrk_abc_secret", nil
 }
 
 func (f *fakeKeys) List(context.Context, string) ([]auth.Key, error) { return f.keys, f.err }
 
-func (f *fakeKeys) Revoke(_ context.Context, tenantID, id string) error {
+func (f *fakeKeys) Revoke(_ context.Context, tenantID, id string, by audit.Actor) error {
+	f.revokedBy = by
 	for _, k := range f.keys {
 		if k.TenantID == tenantID && k.ID == id {
 			return nil
@@ -329,7 +335,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	o := Options{
 		Events: f.events, Reader: f.reader, Hooks: f.events, DeadLetters: f.letters, Keys: f.keys,
 		Auth: fakeAuth{map[string]*auth.Principal{
-			"admin":  {TenantID: "demo", Subject: "ops", Scopes: auth.MakeScopes(auth.ScopeAdmin)},
+			"admin":  {TenantID: "demo", Subject: "ops", Method: auth.MethodJWT, Scopes: auth.MakeScopes(auth.ScopeAdmin)},
 			"writer": {TenantID: "demo", Subject: "till", Scopes: auth.MakeScopes(auth.ScopeEventsWrite)},
 			"reader": {TenantID: "demo", Subject: "page", Scopes: auth.MakeScopes(auth.ScopeEventsRead)},
 			"other":  {TenantID: "other", Subject: "them", Scopes: auth.MakeScopes(auth.ScopeAdmin)},

@@ -106,7 +106,7 @@ func (s *Server) createKey(ctx context.Context, in *createKeyInput) (*createdKey
 	}
 	p := principalFrom(ctx)
 	key, secret, err := s.o.Keys.Create(ctx, auth.CreateKey{
-		TenantID: p.TenantID, Name: in.Body.Name, Scopes: in.Body.Scopes, TTL: ttl, CreatedBy: p.Subject, MayGrant: p.Scopes,
+		TenantID: p.TenantID, Name: in.Body.Name, Scopes: in.Body.Scopes, TTL: ttl, Actor: actorFrom(ctx), MayGrant: p.Scopes,
 	})
 	if err != nil {
 		return nil, err
@@ -135,5 +135,5 @@ func (s *Server) revokeKey(ctx context.Context, in *revokeKeyInput) (*noContentO
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	return nil, s.o.Keys.Revoke(ctx, principalFrom(ctx).TenantID, in.ID)
+	return nil, s.o.Keys.Revoke(ctx, principalFrom(ctx).TenantID, in.ID, actorFrom(ctx))
 }

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 
+	"millrace/internal/audit"
 	"millrace/internal/auth"
 	"millrace/internal/deadletter"
 	"millrace/internal/event"
@@ -44,15 +45,15 @@ type HookIngester interface {
 type DeadLetters interface {
 	List(ctx context.Context, f deadletter.Filter, limit int, cursor string) (letters []deadletter.Letter, next string, err error)
 	Get(ctx context.Context, tenantID, id string) (deadletter.Letter, error)
-	Delete(ctx context.Context, tenantID, id string) error
+	Delete(ctx context.Context, tenantID, id string, by audit.Actor) error
 	// DeleteAll removes at most limit letters.
-	DeleteAll(ctx context.Context, f deadletter.Filter, limit int) (deadletter.Summary, error)
+	DeleteAll(ctx context.Context, f deadletter.Filter, limit int, by audit.Actor) (deadletter.Summary, error)
 	// Redrive puts one letter back on its road, or the replacement instead of its
 	// payload when that is not empty. A letter that is refused again stays: the
 	// error is a *deadletter.RejectedError, or deadletter.ErrTruncated.
-	Redrive(ctx context.Context, tenantID, id string, replacement []byte) (deadletter.Letter, error)
+	Redrive(ctx context.Context, tenantID, id string, replacement []byte, by audit.Actor) (deadletter.Letter, error)
 	// RedriveAll redrives at most limit letters.
-	RedriveAll(ctx context.Context, f deadletter.Filter, limit int) (deadletter.Summary, error)
+	RedriveAll(ctx context.Context, f deadletter.Filter, limit int, by audit.Actor) (deadletter.Summary, error)
 }
 
 // Authenticator judges a credential: what stands after "Bearer ", or an API key.
@@ -65,7 +66,7 @@ type Authenticator interface {
 type Keys interface {
 	Create(ctx context.Context, k auth.CreateKey) (key auth.Key, secret string, err error)
 	List(ctx context.Context, tenantID string) ([]auth.Key, error)
-	Revoke(ctx context.Context, tenantID, id string) error
+	Revoke(ctx context.Context, tenantID, id string, by audit.Actor) error
 }
 
 // Rates is the rate each tenant may spend, in events. *limit.Rates is one.

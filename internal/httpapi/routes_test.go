@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"millrace/internal/audit"
 	"millrace/internal/auth"
 	"millrace/internal/deadletter"
 	"millrace/internal/event"
@@ -240,7 +241,7 @@ func TestKeysAreCreatedListedAndRevoked(t *testing.T) {
 		w.Body.String() != `{"id":"abc","name":"till 4","scopes":["events:write"],"createdAt":"2026-11-22T08:30:00Z","createdBy":"ops","secret":"mrk_abc_secret"}`+"\n" {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	want := auth.CreateKey{TenantID: "demo", Name: "till 4", Scopes: []string{"events:write"}, TTL: 720 * time.Hour, CreatedBy: "ops", MayGrant: auth.MakeScopes(auth.ScopeAdmin)}
+	want := auth.CreateKey{TenantID: "demo", Name: "till 4", Scopes: []string{"events:write"}, TTL: 720 * time.Hour, Actor: audit.Actor{Subject: "ops", Method: auth.MethodJWT, RequestID: w.Header().Get("X-Request-Id")}, MayGrant: auth.MakeScopes(auth.ScopeAdmin)}
 	if diff := cmp.Diff(want, f.keys.created); diff != "" {
 		t.Error(diff)
 	}
@@ -336,7 +337,7 @@ func TestTheOperatorsSurfaceTrustsItsCallerAndNamesTheTenant(t *testing.T) {
 	})
 	h := f.server.ControlHandler()
 	w := f.callOn(h, "POST", "/keys", `{"name":"n","scopes":["admin"]}`, "Authorization", "", "X-Millrace-Tenant", "acme")
-	if w.Code != 201 || f.keys.created.TenantID != "acme" || f.keys.created.CreatedBy != "operator" || !f.keys.created.MayGrant.Has(auth.ScopeAdmin) {
+	if w.Code != 201 || f.keys.created.TenantID != "acme" || f.keys.created.Actor.Subject != "operator" || !f.keys.created.MayGrant.Has(auth.ScopeAdmin) {
 		t.Errorf("%d %s, %+v", w.Code, w.Body, f.keys.created)
 	}
 	wantProblem(t, f.callOn(h, "GET", "/keys", "", "X-Millrace-Tenant", ""), 400, "tenant-missing")
@@ -355,4 +356,26 @@ func TestTheOperatorsSurfaceTrustsItsCallerAndNamesTheTenant(t *testing.T) {
 	}
 	wantProblem(t, f.call("GET", "/keys", "", "Authorization", "", "X-Millrace-Tenant", "acme"), 401, "token-missing")
 	wantProblem(t, f.call("GET", "/control/status", ""), 404, "not-found")
+}
+
+func TestWhatChangesKeysAndDeadLettersNamesItsActor(t *testing.T) {
+	f := newFixture(t)
+	f.keys.keys = []auth.Key{{ID: "abc", TenantID: "demo"}}
+	f.letters.letters = []deadletter.Letter{{ID: "1", TenantID: "demo"}}
+	for _, c := range []struct {
+		method, path string
+		by           *audit.Actor
+	}{
+		{"DELETE", "/keys/abc", &f.keys.revokedBy},
+		{"POST", "/dead-letters/1/redrive", &f.letters.by},
+		{"POST", "/dead-letters/redrive", &f.letters.by},
+		{"DELETE", "/dead-letters/1", &f.letters.by},
+		{"DELETE", "/dead-letters?type=a", &f.letters.by},
+	} {
+		*c.by = audit.Actor{}
+		w := f.call(c.method, c.path, "", "X-Request-Id", "r-17")
+		if want := (audit.Actor{Subject: "ops", Method: auth.MethodJWT, RequestID: "r-17"}); w.Code >= 300 || *c.by != want {
+			t.Errorf("%s %s: %d, by %+v, want %+v", c.method, c.path, w.Code, *c.by, want)
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"millrace/internal/audit"
 	"millrace/internal/auth"
 )
 
@@ -96,6 +97,14 @@ func principalFrom(ctx context.Context) *auth.Principal {
 	return p
 }
 
+// actorKey is where a huma operation finds who the audit log shall name.
+type actorKey struct{}
+
+func actorFrom(ctx context.Context) audit.Actor {
+	a, _ := ctx.Value(actorKey{}).(audit.Actor)
+	return a
+}
+
 // bodyKey is where an operation finds the body as it is.
 type bodyKey struct{}
 
@@ -125,6 +134,7 @@ func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 				return
 			}
 			ctx = context.WithValue(ctx, principalKey{}, p)
+			ctx = context.WithValue(ctx, actorKey{}, audit.Actor{Subject: p.Subject, Method: p.Method, RequestID: ex.id})
 			if long, _ := op.Metadata[longReadKey].(bool); long {
 				if refused := sf.server.reads.enter(p.TenantID); refused != nil {
 					ex.refuse(refused)

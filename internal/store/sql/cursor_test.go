@@ -26,3 +26,22 @@ func FuzzLetterCursor(f *testing.F) {
 		}
 	})
 }
+
+func FuzzTextCursor(f *testing.F) {
+	f.Add(packCursor(productCursor, "tee-black-m"), "tee-black-m")
+	f.Add("", strings.Repeat("long", 100))
+	f.Fuzz(func(t *testing.T, text, after string) {
+		if got, ok := unpackCursor(productCursor, text); ok && packCursor(productCursor, got) != text {
+			t.Errorf("%q is taken for %q, which is written %q", text, got, packCursor(productCursor, got))
+		}
+		if len(after) > 512 {
+			return
+		}
+		if got, ok := unpackCursor(productCursor, packCursor(productCursor, after)); !ok || got != after {
+			t.Errorf("%q comes back as %q, %v", after, got, ok)
+		}
+		if _, ok := unpackCursor(stockCursor, packCursor(productCursor, after)); ok {
+			t.Errorf("the cursor of a product after %q is taken for one of stock", after)
+		}
+	})
+}

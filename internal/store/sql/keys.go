@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"millrace/internal/audit"
 	"millrace/internal/auth"
 )
 
@@ -23,8 +24,12 @@ FROM api_keys WHERE id = $1`
 	listKeys = `SELECT id, tenant_id, name, scopes, hash, created_ns, expires_ns, revoked_ns, created_by
 FROM api_keys WHERE tenant_id = $1 ORDER BY created_ns DESC, id DESC`
 
-	revokeKey = `UPDATE api_keys SET revoked_ns = CASE revoked_ns WHEN 0 THEN $1 ELSE revoked_ns END
-WHERE tenant_id = $2 AND id = $3`
+	// revokeKey answers with the key as it is after it; it finds no key that is
+	// revoked already.
+	revokeKey = `UPDATE api_keys SET revoked_ns = $1 WHERE tenant_id = $2 AND id = $3 AND revoked_ns = 0
+RETURNING id, tenant_id, name, scopes, hash, created_ns, expires_ns, revoked_ns, created_by`
+
+	keyOfTenant = `SELECT count(*) FROM api_keys WHERE tenant_id = $1 AND id = $2`
 )
 
 // Keys is the auth.KeyStore of a SQL database.
@@ -36,20 +41,26 @@ var _ auth.KeyStore = (*Keys)(nil)
 func NewKeys(write, read *stdsql.DB) *Keys { return &Keys{write: write, read: read} }
 
 // Insert writes a new key. See auth.KeyStore.
-func (s *Keys) Insert(ctx context.Context, k auth.Key) error {
+func (s *Keys) Insert(ctx context.Context, k auth.Key, by audit.Actor) error {
 	scopes, err := json.Marshal(k.Scopes)
 	if err != nil {
 		return in("insert an API key", err)
 	}
-	ok, err := one(s.write.ExecContext(ctx, insertKey, k.ID, k.TenantID, k.Name, string(scopes), k.Hash[:],
-		nanos(k.CreatedAt), nanos(k.ExpiresAt), nanos(k.RevokedAt), k.CreatedBy))
-	switch {
-	case err != nil:
+	entry, err := auth.CreatedEntry(k, by)
+	if err != nil {
 		return in("insert an API key", err)
-	case !ok:
-		return auth.ErrKeyExists
 	}
-	return nil
+	return in("insert an API key", transact(ctx, s.write, func(tx *stdsql.Tx) error {
+		ok, err := one(tx.ExecContext(ctx, insertKey, k.ID, k.TenantID, k.Name, string(scopes), k.Hash[:],
+			nanos(k.CreatedAt), nanos(k.ExpiresAt), nanos(k.RevokedAt), readable(k.CreatedBy)))
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			return auth.ErrKeyExists
+		}
+		return insertAudit(ctx, tx, entry)
+	}))
 }
 
 // ByID returns a key whatever its state and tenant. See auth.KeyStore.
@@ -80,15 +91,26 @@ func (s *Keys) List(ctx context.Context, tenantID string) ([]auth.Key, error) {
 }
 
 // Revoke marks a key as revoked. See auth.KeyStore.
-func (s *Keys) Revoke(ctx context.Context, tenantID, id string, at time.Time) error {
-	ok, err := one(s.write.ExecContext(ctx, revokeKey, nanos(at), tenantID, id))
-	switch {
-	case err != nil:
-		return in("revoke an API key", err)
-	case !ok:
-		return auth.ErrKeyNotFound
-	}
-	return nil
+func (s *Keys) Revoke(ctx context.Context, tenantID, id string, at time.Time, by audit.Actor) error {
+	return in("revoke an API key", transact(ctx, s.write, func(tx *stdsql.Tx) error {
+		k, err := scanKey(tx.QueryRowContext(ctx, revokeKey, nanos(at), tenantID, id))
+		if noRows(err) {
+			var there int
+			if err := tx.QueryRowContext(ctx, keyOfTenant, tenantID, id).Scan(&there); err != nil || there > 0 {
+				return err
+			}
+			return auth.ErrKeyNotFound
+		}
+		if err != nil {
+			return err
+		}
+		k.RevokedAt = time.Time{}
+		entry, err := auth.RevokedEntry(k, at, by)
+		if err != nil {
+			return err
+		}
+		return insertAudit(ctx, tx, entry)
+	}))
 }
 
 func scanKey(row interface{ Scan(...any) error }) (auth.Key, error) {

@@ -36,6 +36,10 @@ func Statements() map[string]string {
 		"API key: by id":              keyByID,
 		"API key: list":               listKeys,
 		"API key: revoke":             revokeKey,
+		"API key: of tenant":          keyOfTenant,
+		"audit: add":                  addAudit.text(2),
+		"audit: list":                 listAudit,
+		"audit: list of object":       listAuditOfObject,
 	}
 }
 

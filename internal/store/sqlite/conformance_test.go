@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"testing"
 
+	"millrace/internal/audit"
 	"millrace/internal/auth"
 	"millrace/internal/deadletter"
 	"millrace/internal/event"
@@ -57,7 +58,14 @@ func TestDeadLettersConform(t *testing.T) {
 }
 
 func TestKeysConform(t *testing.T) {
-	storetest.Keys(t, func(t testing.TB) auth.KeyStore { return open(t, t.TempDir()).Keys() })
+	storetest.Keys(t, func(t testing.TB) (auth.KeyStore, audit.Store) {
+		db := open(t, t.TempDir())
+		return db.Keys(), db.Audit()
+	})
+}
+
+func TestAuditConforms(t *testing.T) {
+	storetest.Audit(t, func(t testing.TB) audit.Store { return open(t, t.TempDir()).Audit() })
 }
 
 // open opens a store that is closed at the end of the test.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"millrace/internal/audit"
 	"millrace/internal/auth"
 	"millrace/internal/deadletter"
 	"millrace/internal/event"
@@ -57,6 +58,7 @@ type DB struct {
 	events      *events
 	deadLetters *storesql.DeadLetters
 	keys        *storesql.Keys
+	audit       *storesql.Audit
 	write, read *stdsql.DB // of millrace.db; write has one connection
 }
 
@@ -104,6 +106,7 @@ func (db *DB) openMain(ctx context.Context, path string) error {
 	}
 	db.deadLetters = storesql.NewDeadLetters(db.write, db.read)
 	db.keys = storesql.NewKeys(db.write, db.read)
+	db.audit = storesql.NewAudit(db.write, db.read)
 	return nil
 }
 
@@ -125,6 +128,9 @@ func (db *DB) DeadLetters() deadletter.Store { return db.deadLetters }
 
 // Keys returns the store of API keys.
 func (db *DB) Keys() auth.KeyStore { return db.keys }
+
+// Audit returns the store of the audit log.
+func (db *DB) Audit() audit.Store { return db.audit }
 
 // Ping says whether the store can be read: millrace.db, and the newest day file.
 func (db *DB) Ping(ctx context.Context) error {

@@ -11,15 +11,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"millrace/internal/audit"
 	"millrace/internal/auth"
 )
 
 // Keys runs the conformance suite of auth.KeyStore. The factory gives a fresh
-// store and registers its own clean-up.
-func Keys(t *testing.T, fresh func(t testing.TB) auth.KeyStore) {
+// store, with the audit log it writes, and registers its own clean-up.
+func Keys(t *testing.T, fresh func(t testing.TB) (auth.KeyStore, audit.Store)) {
 	for _, c := range []struct {
 		name string
-		test func(*testing.T, auth.KeyStore)
+		test func(*testing.T, auth.KeyStore, audit.Store)
 	}{
 		{"every field comes back as it went in", keyFields},
 		{"an id is taken once, over all tenants", keyIDTaken},
@@ -27,8 +28,12 @@ func Keys(t *testing.T, fresh func(t testing.TB) auth.KeyStore) {
 		{"keys are listed newest first", keyList},
 		{"a revoked key keeps its first time", keyRevoke},
 		{"no tenant touches another's keys", keyTenants},
+		{"creating and revoking are in the audit log, and nothing else is", keyAudit},
 	} {
-		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
+		t.Run(c.name, func(t *testing.T) {
+			keys, log := fresh(t)
+			c.test(t, keys, log)
+		})
 	}
 }
 
@@ -49,13 +54,13 @@ func key(tenant string, n int) auth.Key {
 func insertKeys(t testing.TB, s auth.KeyStore, keys ...auth.Key) {
 	t.Helper()
 	for _, k := range keys {
-		if err := s.Insert(t.Context(), k); err != nil {
+		if err := s.Insert(t.Context(), k, ann); err != nil {
 			t.Fatalf("Insert(%s): %v", k.ID, err)
 		}
 	}
 }
 
-func keyFields(t *testing.T, s auth.KeyStore) {
+func keyFields(t *testing.T, s auth.KeyStore, _ audit.Store) {
 	full := key("demo", 1)
 	full.Name = `Grüße "quoted" ` + "\U0001F600"
 	full.Scopes = []string{"events:write", "events:read", "admin"}
@@ -75,13 +80,13 @@ func keyFields(t *testing.T, s auth.KeyStore) {
 	}
 }
 
-func keyIDTaken(t *testing.T, s auth.KeyStore) {
+func keyIDTaken(t *testing.T, s auth.KeyStore, _ audit.Store) {
 	first := key("demo", 1)
 	insertKeys(t, s, first)
 	for _, tenant := range []string{"demo", "rival"} {
 		again := key(tenant, 1)
 		again.Name = "another"
-		if err := s.Insert(t.Context(), again); !errors.Is(err, auth.ErrKeyExists) {
+		if err := s.Insert(t.Context(), again, ann); !errors.Is(err, auth.ErrKeyExists) {
 			t.Errorf("the id again by %s: error %v, want auth.ErrKeyExists", tenant, err)
 		}
 	}
@@ -91,12 +96,12 @@ func keyIDTaken(t *testing.T, s auth.KeyStore) {
 	}
 }
 
-func keyIDRace(t *testing.T, s auth.KeyStore) {
+func keyIDRace(t *testing.T, s auth.KeyStore, _ audit.Store) {
 	var wg sync.WaitGroup
 	var won atomic.Int32
 	for range 16 {
 		wg.Go(func() {
-			switch err := s.Insert(t.Context(), key("demo", 1)); {
+			switch err := s.Insert(t.Context(), key("demo", 1), ann); {
 			case err == nil:
 				won.Add(1)
 			case !errors.Is(err, auth.ErrKeyExists):
@@ -110,7 +115,7 @@ func keyIDRace(t *testing.T, s auth.KeyStore) {
 	}
 }
 
-func keyList(t *testing.T, s auth.KeyStore) {
+func keyList(t *testing.T, s auth.KeyStore, _ audit.Store) {
 	var want []auth.Key
 	for n := range 10 {
 		k := key("demo", n)
@@ -123,12 +128,12 @@ func keyList(t *testing.T, s auth.KeyStore) {
 	}
 }
 
-func keyRevoke(t *testing.T, s auth.KeyStore) {
+func keyRevoke(t *testing.T, s auth.KeyStore, _ audit.Store) {
 	want := key("demo", 1)
 	insertKeys(t, s, want, key("demo", 2))
 	want.RevokedAt = monday.Add(time.Hour)
 	for _, at := range []time.Time{want.RevokedAt, monday.Add(2 * time.Hour)} {
-		if err := s.Revoke(t.Context(), "demo", want.ID, at); err != nil {
+		if err := s.Revoke(t.Context(), "demo", want.ID, at, ann); err != nil {
 			t.Fatal(err)
 		}
 		got, err := s.ByID(t.Context(), want.ID)
@@ -139,19 +144,19 @@ func keyRevoke(t *testing.T, s auth.KeyStore) {
 	if got, err := s.ByID(t.Context(), key("demo", 2).ID); !got.RevokedAt.IsZero() || err != nil {
 		t.Errorf("the other key: revoked at %v, error %v", got.RevokedAt, err)
 	}
-	if err := s.Revoke(t.Context(), "demo", "none", monday); !errors.Is(err, auth.ErrKeyNotFound) {
+	if err := s.Revoke(t.Context(), "demo", "none", monday, ann); !errors.Is(err, auth.ErrKeyNotFound) {
 		t.Errorf("a key that is not there: error %v, want auth.ErrKeyNotFound", err)
 	}
 }
 
-func keyTenants(t *testing.T, s auth.KeyStore) {
+func keyTenants(t *testing.T, s auth.KeyStore, _ audit.Store) {
 	mine, theirs := key("demo", 1), key("rival", 2)
 	insertKeys(t, s, mine, theirs)
 	got, err := s.List(t.Context(), "demo")
 	if diff := cmp.Diff([]auth.Key{mine}, got); diff != "" || err != nil {
 		t.Errorf("error %v, demo's keys differ (-want +got):\n%s", err, diff)
 	}
-	if err := s.Revoke(t.Context(), "demo", theirs.ID, monday); !errors.Is(err, auth.ErrKeyNotFound) {
+	if err := s.Revoke(t.Context(), "demo", theirs.ID, monday, ann); !errors.Is(err, auth.ErrKeyNotFound) {
 		t.Errorf("revoking another tenant's key: error %v, want auth.ErrKeyNotFound", err)
 	}
 	if got, err := s.ByID(t.Context(), theirs.ID); !got.RevokedAt.IsZero() || err != nil {
@@ -160,4 +165,30 @@ func keyTenants(t *testing.T, s auth.KeyStore) {
 	if got, err := s.List(t.Context(), "nobody"); len(got) != 0 || err != nil {
 		t.Errorf("a tenant without keys: %v, error %v", got, err)
 	}
+}
+
+func keyAudit(t *testing.T, s auth.KeyStore, log audit.Store) {
+	k := key("demo", 1)
+	insertKeys(t, s, k)
+	if err := s.Insert(t.Context(), k, ann); !errors.Is(err, auth.ErrKeyExists) {
+		t.Fatalf("error %v, want auth.ErrKeyExists", err)
+	}
+	at := monday.Add(time.Hour)
+	for _, later := range []time.Duration{0, time.Hour} {
+		if err := s.Revoke(t.Context(), "demo", k.ID, at.Add(later), bob); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Revoke(t.Context(), "demo", "none", at, bob); !errors.Is(err, auth.ErrKeyNotFound) {
+		t.Fatalf("error %v, want auth.ErrKeyNotFound", err)
+	}
+	created, err := auth.CreatedEntry(k, ann)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked, err := auth.RevokedEntry(k, at, bob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEntries(t, log, audit.Query{TenantID: "demo"}, revoked, created)
 }

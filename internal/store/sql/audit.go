@@ -1,0 +1,143 @@
+package sql
+
+import (
+	"context"
+	stdsql "database/sql"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+
+	"millrace/internal/audit"
+)
+
+// The statements of the audit log. A filter that is not set is passed as the
+// empty string, and bounds that are not set as the ends of the range. The bounds
+// on ids say again what those on times say, for the index.
+const (
+	auditColumns = `tenant_id, id, at_ns, subject, method, request_id, action, object, before, after`
+
+	listAudit = `SELECT ` + auditColumns + ` FROM audit_log
+WHERE tenant_id = $1 AND id >= $2 AND id < $3 AND at_ns >= $4 AND at_ns < $5
+  AND ($6 = '' OR action = $6) AND ($7 = '' OR subject = $7)
+ORDER BY id DESC LIMIT $8`
+
+	listAuditOfObject = `SELECT ` + auditColumns + ` FROM audit_log
+WHERE tenant_id = $1 AND id >= $2 AND id < $3 AND at_ns >= $4 AND at_ns < $5
+  AND ($6 = '' OR action = $6) AND ($7 = '' OR subject = $7) AND object = $8
+ORDER BY id DESC LIMIT $9`
+)
+
+var addAudit = manyRows{head: `INSERT INTO audit_log (` + auditColumns + `) VALUES `, width: 10,
+	tail: ` ON CONFLICT (tenant_id, id) DO NOTHING`}
+
+// Audit is the audit.Store of a SQL database.
+type Audit struct{ write, read *stdsql.DB }
+
+var _ audit.Store = (*Audit)(nil)
+
+// NewAudit returns the audit log of a database.
+func NewAudit(write, read *stdsql.DB) *Audit { return &Audit{write: write, read: read} }
+
+// insertAudit writes the entries of a change in the change's own transaction.
+func insertAudit(ctx context.Context, tx *stdsql.Tx, entries ...audit.Entry) error {
+	p := prepareIn(tx)
+	defer p.close()
+	return p.insertAudit(ctx, entries)
+}
+
+func (p *prepared) insertAudit(ctx context.Context, entries []audit.Entry) error {
+	args := make([]any, 0, min(len(entries), rowsPerStatement)*addAudit.width)
+	for chunk := range slices.Chunk(entries, rowsPerStatement) {
+		args = args[:0]
+		for i := range chunk {
+			e := &chunk[i]
+			args = append(args, e.TenantID, e.ID, nanos(e.At), readable(e.Actor.Subject), readable(e.Actor.Method),
+				readable(e.Actor.RequestID), readable(e.Action), readable(e.Object), string(e.Before), string(e.After))
+		}
+		if _, err := p.exec(ctx, addAudit, args); err != nil {
+			return in("write the audit log", err)
+		}
+	}
+	return nil
+}
+
+// Record writes entries that belong to no other change. See audit.Store.
+func (s *Audit) Record(ctx context.Context, entries []audit.Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	return in("record in the audit log", transact(ctx, s.write, func(tx *stdsql.Tx) error { return insertAudit(ctx, tx, entries...) }))
+}
+
+// Entries returns one page, newest first. See audit.Store.
+func (s *Audit) Entries(ctx context.Context, q audit.Query) (audit.Page, error) {
+	if q.Limit < 1 {
+		return audit.Page{}, fmt.Errorf("read the audit log: the limit is %d; ask for at least 1", q.Limit)
+	}
+	statement, args, err := auditQuery(q)
+	if err != nil {
+		return audit.Page{}, err
+	}
+	rows, err := s.read.QueryContext(ctx, statement, args...)
+	if err != nil {
+		return audit.Page{}, in("read the audit log", err)
+	}
+	defer rows.Close()
+	var page audit.Page
+	bytes := 0
+	for rows.Next() {
+		if n := len(page.Entries); n >= q.Limit || bytes >= maxListBytes {
+			page.Next = packCursor(auditCursor, page.Entries[n-1].ID)
+			return page, nil
+		}
+		e, err := scanAudit(rows)
+		if err != nil {
+			return audit.Page{}, in("read the audit log", err)
+		}
+		page.Entries = append(page.Entries, e)
+		bytes += len(e.Before) + len(e.After)
+	}
+	return page, in("read the audit log", rows.Err())
+}
+
+// endOfIDs is above every id.
+const endOfIDs = "~"
+
+func auditQuery(q audit.Query) (string, []any, error) {
+	first, end := "", endOfIDs
+	if !q.From.IsZero() {
+		first = audit.FirstID(q.From)
+	}
+	if !q.To.IsZero() {
+		// An entry below To can have an id of To's own part of a millisecond.
+		end = audit.FirstID(q.To.Add(1000))
+	}
+	if q.Cursor != "" {
+		after, ok := unpackCursor(auditCursor, q.Cursor)
+		if !ok {
+			return "", nil, audit.ErrBadCursor
+		}
+		end = min(end, after)
+	}
+	args := []any{q.TenantID, first, end, bound(q.From, math.MinInt64), bound(q.To, math.MaxInt64), q.Action, q.Subject}
+	if q.Object == "" {
+		return listAudit, append(args, q.Limit+1), nil
+	}
+	return listAuditOfObject, append(args, q.Object, q.Limit+1), nil
+}
+
+func scanAudit(row interface{ Scan(...any) error }) (audit.Entry, error) {
+	var e audit.Entry
+	var at int64
+	var before, after string
+	err := row.Scan(&e.TenantID, &e.ID, &at, &e.Actor.Subject, &e.Actor.Method, &e.Actor.RequestID, &e.Action, &e.Object, &before, &after)
+	e.At = timeOf(at)
+	if before != "" {
+		e.Before = json.RawMessage(before)
+	}
+	if after != "" {
+		e.After = json.RawMessage(after)
+	}
+	return e, err
+}
