@@ -284,3 +284,57 @@ func BenchmarkNewDay(b *testing.B) {
 		next++
 	}
 }
+
+// BenchmarkAppendOwn measures commits of which a part is Millrace's own events,
+// with a week of such events before them; an operation is one commit.
+func BenchmarkAppendOwn(b *testing.B) {
+	const perCommit, perDay = 2000, 200_000
+	for _, c := range []struct {
+		name string
+		own  int // of the events of a commit
+		days int // before this one
+	}{
+		{"none", 0, 7},
+		{"60 of 2000, the first day", 60, 0},
+		{"60 of 2000, the eighth day", 60, 7},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			db := open(b, b.TempDir())
+			from, next, n := newSource(1, 10), uint64(0), 0
+			commit := func(d time.Time, rows []event.Row) {
+				batch := event.Batch{LogID: event.LogID{1}, From: next, UpTo: next + 1, Day: d, Rows: rows}
+				if inserted, err := db.Events().Append(b.Context(), batch); err != nil || inserted != len(rows) {
+					b.Fatal(inserted, err)
+				}
+				next++
+			}
+			mine := func(r *event.Row) {
+				n++
+				at := r.ReceivedAt
+				*r = ownRow(fmt.Sprint("0198c5d4-5b1e-7c3a-9f00-", n), time.Unix(0, at), 1999)
+			}
+			for d := range c.days {
+				day := benchDay.AddDate(0, 0, d-c.days)
+				for range perDay / 10_000 {
+					rows := make([]event.Row, 10_000)
+					for i := range rows {
+						rows[i].ReceivedAt = day.UnixNano() + int64(i)
+						mine(&rows[i])
+					}
+					commit(day, rows)
+				}
+			}
+			rows := make([]event.Row, perCommit)
+			for b.Loop() {
+				b.StopTimer()
+				clear(rows)
+				from.fill(rows)
+				for i := range c.own {
+					mine(&rows[i*len(rows)/c.own])
+				}
+				b.StartTimer()
+				commit(benchDay, rows)
+			}
+		})
+	}
+}
