@@ -16,6 +16,17 @@ const (
 	ScopeDeadLettersRead  Scope = "deadletters:read"
 	ScopeDeadLettersWrite Scope = "deadletters:write"
 	ScopeKeysWrite        Scope = "keys:write"
+	ScopeCatalogWrite     Scope = "catalog:write"
+	ScopeStockWrite       Scope = "stock:write"
+	// ScopeOrdersWrite lets a buyer place orders and cancel them, ScopeOrdersRead
+	// see them: its own, of which it is the subject.
+	ScopeOrdersWrite Scope = "orders:write"
+	ScopeOrdersRead  Scope = "orders:read"
+	// ScopeOrdersAdmin is for the merchant: all of the tenant's orders, refunds,
+	// shipments and deliveries.
+	ScopeOrdersAdmin   Scope = "orders:admin"
+	ScopeWebhooksWrite Scope = "webhooks:write"
+	ScopeAuditRead     Scope = "audit:read"
 	// ScopeAdmin stands for all scopes, within the caller's tenant.
 	ScopeAdmin Scope = "admin"
 )
@@ -32,6 +43,13 @@ var knownScopes = [...]Scope{
 	ScopeDeadLettersRead,
 	ScopeDeadLettersWrite,
 	ScopeKeysWrite,
+	ScopeCatalogWrite,
+	ScopeStockWrite,
+	ScopeOrdersWrite,
+	ScopeOrdersRead,
+	ScopeOrdersAdmin,
+	ScopeWebhooksWrite,
+	ScopeAuditRead,
 	ScopeAdmin,
 }
 

@@ -17,7 +17,9 @@ func TestParseScopes(t *testing.T) {
 		{"one scope", "events:write", []string{"events:write"}, ""},
 		{"several scopes in any order and spacing", "  keys:write events:read\tevents:write ", []string{"events:write", "events:read", "keys:write"}, ""},
 		{"a scope given twice counts once", "admin admin", []string{"admin"}, ""},
-		{"an unknown scope is named and the known ones are listed", "events:write event:read", nil, `unknown scope "event:read"; the scopes are events:write, events:read, deadletters:read, deadletters:write, keys:write, admin`},
+		{"an unknown scope is named and the known ones are listed", "events:write event:read", nil, `unknown scope "event:read"; the scopes are events:write, events:read, deadletters:read, deadletters:write, keys:write, catalog:write, stock:write, orders:write, orders:read, orders:admin, webhooks:write, audit:read, admin`},
+		{"the scopes of a shop, in the order of the table", "audit:read orders:admin orders:read orders:write stock:write catalog:write webhooks:write",
+			[]string{"catalog:write", "stock:write", "orders:write", "orders:read", "orders:admin", "webhooks:write", "audit:read"}, ""},
 		{"upper case is another scope", "ADMIN", nil, `unknown scope "ADMIN"`},
 		{"none at all is an error", "  ", nil, "no scope is given"},
 	}
