@@ -1,9 +1,12 @@
 package order
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
+
+	"millrace/internal/audit"
 )
 
 // Step asks for a transition of one order.
@@ -19,6 +22,8 @@ type Step struct {
 	IfVersion int64
 	// Trace is the W3C traceparent of the cause.
 	Trace string
+	// Audit has the store write an audit entry with the transition; nil means none.
+	Audit *Audited
 	// Claim makes the step once for a caller's idempotency key; nil means no key.
 	Claim *Claim
 
@@ -37,6 +42,13 @@ type Step struct {
 	// again is pointless.
 	RetryAt time.Time
 	Park    bool
+}
+
+// Audited says as what a step is audited.
+type Audited struct {
+	Actor audit.Actor
+	// Action is the entry's action, such as "order.cancel".
+	Action string
 }
 
 // System is the actor of what happens by itself.
@@ -65,6 +77,8 @@ type Change struct {
 	Stock    []StockChange
 	History  HistoryEntry
 	Messages []Message
+	// Audit is the entry for the audit log, nil if there is none.
+	Audit *audit.Entry
 	// Park says that the order was parked by this: a dead letter stands for it.
 	Park bool
 }
@@ -142,6 +156,18 @@ func (p Policy) finish(o, next *Order, s *Step, change *Change) {
 	}
 	change.History = HistoryEntry{Version: next.Version, At: next.UpdatedAt, Event: s.Event, From: o.Status, To: next.Status, Actor: s.Actor, Reason: s.Reason}
 	change.Messages = messages(o, next, s)
+	if s.Audit != nil {
+		change.Audit = auditEntry(o, next, s)
+	}
+}
+
+func auditEntry(before, after *Order, s *Step) *audit.Entry {
+	show := func(o *Order) json.RawMessage {
+		b, _ := json.Marshal(map[string]any{"status": o.Status, "version": o.Version, "captured": o.Captured, "refunded": o.Refunded}) // cannot fail
+		return b
+	}
+	return &audit.Entry{ID: audit.NewID(after.UpdatedAt), TenantID: after.TenantID, At: after.UpdatedAt, Actor: s.Audit.Actor,
+		Action: s.Audit.Action, Object: "order/" + after.ID, Before: show(before), After: show(after)}
 }
 
 // nextAttempt says when the sweeper should look at an order that has just come
@@ -182,6 +208,10 @@ func (p Policy) redrive(o Order, s *Step) (Order, Change, error) {
 // record takes over what the step says, and checks it.
 func record(o *Order, s *Step, row *Transition) error {
 	switch s.Event {
+	case EventChargeIntended:
+		if !o.Deadline.IsZero() && s.At.After(o.Deadline) {
+			return &NotAllowedError{o.Status, s.Event, "its deadline has passed"}
+		}
 	case EventCaptured:
 		if o.Captured > 0 {
 			return ErrAlready

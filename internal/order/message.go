@@ -32,6 +32,7 @@ type Told struct {
 	TenantID string `json:"tenantId"`
 	OrderID  string `json:"orderId"`
 	Version  int64  `json:"version"`
+	Event    Event  `json:"event"`
 }
 
 // Happened is the data of a message to the event store.
@@ -75,7 +76,7 @@ func messages(before, after *Order, s *Step) []Message {
 	var list []Message
 	if after.Status != Charging || s.Event == EventRedriven {
 		list = append(list, Message{Lane: LaneBus, Subject: "orders." + string(after.Status), ID: id, At: after.UpdatedAt, Trace: trace,
-			Data: toldJSON(after)})
+			Data: toldJSON(after, s.Event)})
 	}
 	if name := eventType(after, s); name != "" {
 		list = append(list, Message{Lane: LaneEvents, Subject: name, ID: id, At: after.UpdatedAt, Trace: trace, Data: happenedJSON(before, after, s)})
@@ -83,8 +84,8 @@ func messages(before, after *Order, s *Step) []Message {
 	return list
 }
 
-func toldJSON(o *Order) []byte {
-	b, _ := json.Marshal(Told{o.TenantID, o.ID, o.Version}) // strings and a number: cannot fail
+func toldJSON(o *Order, e Event) []byte {
+	b, _ := json.Marshal(Told{o.TenantID, o.ID, o.Version, e}) // strings and a number: cannot fail
 	return b
 }
 

@@ -75,7 +75,7 @@ type Store interface {
 
 	// Advance applies steps in one durable transaction, in their order: for each it
 	// reads the order under lock, lets Policy.Apply decide, and writes order, stock,
-	// history, outbox, the claimed key (with RefundAnswer as its answer) and, if
+	// history, outbox, audit entry, the claimed key (with RefundAnswer as its answer) and, if
 	// the order was parked by it, a dead letter of kind "order". Several steps may be
 	// of one order. The outcomes are in the order of the steps. A step that the
 	// database refuses for its data is set aside with ErrData, the others are done.

@@ -1,0 +1,344 @@
+package order
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+)
+
+// WorkerOptions are what a Worker stands on. All but the last three are required.
+type WorkerOptions struct {
+	Store    Store
+	Stepper  *Stepper
+	Payments Payments
+	Merchant Merchant
+	// WriteTimeout bounds how long a worker waits to write what came of a call that
+	// cannot be undone, even when it should stop; 15 s.
+	WriteTimeout time.Duration
+	Now          func() time.Time
+	Logger       *slog.Logger
+}
+
+// Worker does what orders wait for: it charges, looks up, voids, refunds, tells
+// the merchant, completes. It holds no state: whatever it is given, it asks the
+// store where the order stands and does what is next. It is safe for concurrent
+// use.
+type Worker struct{ o WorkerOptions }
+
+// NewWorker returns a Worker.
+func NewWorker(o WorkerOptions) (*Worker, error) {
+	if o.Store == nil || o.Stepper == nil || o.Payments == nil || o.Merchant == nil {
+		return nil, errors.New("order: WorkerOptions need Store, Stepper, Payments and Merchant")
+	}
+	setDefault(&o.WriteTimeout, 15*time.Second)
+	metrics := (*Metrics)(nil)
+	fillCommon(&o.Now, &o.Logger, &metrics)
+	return &Worker{o: o}, nil
+}
+
+// Begin takes up an order that was just placed, by its name alone: when it is
+// charging or beyond, someone else has taken it up.
+func (w *Worker) Begin(ctx context.Context, r Ref) error {
+	if ok, _ := w.o.Payments.Available(); !ok {
+		return nil // the order waits; the sweeper comes back to it
+	}
+	return w.charge(ctx, r)
+}
+
+// Work does what is next for an order, as it was read a moment ago.
+func (w *Worker) Work(ctx context.Context, o Order) error {
+	if o.Parked() {
+		return nil
+	}
+	switch o.Status {
+	case Placed:
+		return w.workPlaced(ctx, &o)
+	case Charging:
+		return w.workCharging(ctx, &o)
+	case Cancelling:
+		return w.workCancelling(ctx, &o)
+	case Paid:
+		return w.workPaid(ctx, &o)
+	case Refunding:
+		return w.workRefunding(ctx, &o)
+	case Shipped:
+		return w.workShipped(ctx, &o)
+	}
+	return nil
+}
+
+func (w *Worker) late(o *Order) bool { return !o.Deadline.IsZero() && w.o.Now().After(o.Deadline) }
+
+func (w *Worker) workPlaced(ctx context.Context, o *Order) error {
+	if w.late(o) {
+		_, err := w.step(ctx, o, Step{Event: EventDeadline, Reason: "it was not paid in time"})
+		return err
+	}
+	if ok, after := w.o.Payments.Available(); !ok {
+		return w.postpone(ctx, o, after, ErrPaymentsUnavailable)
+	}
+	return w.charge(ctx, Ref{o.TenantID, o.ID})
+}
+
+// charge makes the intention durable and charges. Whoever finds the intention
+// made already leaves the order to who made it, and to the sweeper.
+func (w *Worker) charge(ctx context.Context, r Ref) error {
+	out, err := w.do(ctx, Step{TenantID: r.TenantID, OrderID: r.ID, Event: EventChargeIntended})
+	if err != nil || !out.Applied {
+		return err
+	}
+	return w.chargeIntended(ctx, &out.Order)
+}
+
+// chargeIntended calls the provider for an order that is charging.
+func (w *Worker) chargeIntended(ctx context.Context, o *Order) error {
+	c, err := w.o.Payments.Charge(ctx, o)
+	if err != nil {
+		return w.chargeFailed(ctx, o, err)
+	}
+	if c.State == ChargeNone {
+		c.State = ChargePending // it answered, so it will know
+	}
+	return w.charged(ctx, o, c)
+}
+
+// workCharging resolves a charge whose outcome nobody has written down.
+func (w *Worker) workCharging(ctx context.Context, o *Order) error {
+	if w.late(o) {
+		next, err := w.step(ctx, o, Step{Event: EventDeadline, Reason: "it was not paid in time"})
+		if err != nil || next.Status != Cancelling {
+			return err
+		}
+		return w.workCancelling(ctx, next)
+	}
+	c, err := w.o.Payments.Lookup(ctx, o)
+	if err != nil {
+		return w.chargeFailed(ctx, o, err)
+	}
+	if c.State == ChargeNone {
+		return w.chargeIntended(ctx, o) // under the same key: never twice
+	}
+	return w.charged(ctx, o, c)
+}
+
+// charged writes down what the provider says of a charge.
+func (w *Worker) charged(ctx context.Context, o *Order, c Charge) error {
+	var next *Order
+	var err error
+	switch c.State {
+	case ChargeCaptured:
+		next, err = w.captured(ctx, o, c)
+	case ChargeDeclined, ChargeVoided:
+		next, err = w.step(ctx, o, Step{Event: EventDeclined, Reason: reasonOf(c)})
+	default:
+		return w.failed(ctx, o, "the provider has not decided yet", false)
+	}
+	if err == nil && next.Status == Cancelling {
+		return w.workCancelling(ctx, next) // it was cancelled while it was charged
+	}
+	return err
+}
+
+func reasonOf(c Charge) string {
+	if c.Reason != "" {
+		return c.Reason
+	}
+	return string(c.State)
+}
+
+func (w *Worker) captured(ctx context.Context, o *Order, c Charge) (*Order, error) {
+	if c.Captured != o.Total {
+		return o, w.failed(ctx, o, fmt.Sprintf("the provider captured %d instead of %d", c.Captured, o.Total), true)
+	}
+	return w.step(ctx, o, Step{Event: EventCaptured, Amount: c.Captured, PaymentRef: c.Ref})
+}
+
+func (w *Worker) chargeFailed(ctx context.Context, o *Order, err error) error {
+	var rejected *PaymentRejectedError
+	if errors.As(err, &rejected) && o.Status == Charging {
+		next, err := w.step(ctx, o, Step{Event: EventDeclined, Reason: rejected.Code})
+		if err == nil && next.Status == Cancelling {
+			return w.workCancelling(ctx, next)
+		}
+		return err
+	}
+	return w.callFailed(ctx, o, err)
+}
+
+// callFailed counts a call that did not work out, or waits if it was never made.
+func (w *Worker) callFailed(ctx context.Context, o *Order, err error) error {
+	var rejected *PaymentRejectedError
+	switch {
+	case errors.Is(err, ErrPaymentsUnavailable):
+		_, after := w.o.Payments.Available()
+		return w.postpone(ctx, o, after, err)
+	case errors.As(err, &rejected):
+		return w.failed(ctx, o, "the payment provider refuses: "+rejected.Code, true)
+	}
+	return w.failed(ctx, o, "the payment provider's answer is unknown: "+err.Error(), false)
+}
+
+// workCancelling makes sure that nothing is captured, or gives back what was.
+func (w *Worker) workCancelling(ctx context.Context, o *Order) error {
+	if o.Captured == 0 {
+		c, err := w.o.Payments.Void(ctx, o)
+		switch {
+		case err != nil:
+			return w.callFailed(ctx, o, err)
+		case c.State == ChargeDeclined || c.State == ChargeVoided:
+			_, err := w.step(ctx, o, Step{Event: EventChargeResolved, Reason: "nothing was captured"})
+			return err
+		case c.State != ChargeCaptured:
+			return w.failed(ctx, o, "the provider has not decided yet", false)
+		}
+		next, err := w.captured(ctx, o, c)
+		if err != nil || next.Captured == 0 || next.Status != Cancelling {
+			return err
+		}
+		o = next
+	}
+	left := o.Captured - o.Refunded
+	if err := w.o.Payments.Refund(ctx, o, o.RefundKey(0), left); err != nil {
+		return w.callFailed(ctx, o, err)
+	}
+	_, err := w.step(ctx, o, Step{Event: EventChargeResolved, Amount: left, Reason: "captured meanwhile, and refunded"})
+	return err
+}
+
+// workPaid tells the merchant to ship.
+func (w *Worker) workPaid(ctx context.Context, o *Order) error {
+	if err := w.o.Merchant.Notify(ctx, noticeOf(o, noticePaid)); err != nil {
+		return w.failed(ctx, o, "the merchant's webhook could not be enqueued: "+err.Error(), false)
+	}
+	_, err := w.step(ctx, o, Step{Event: EventSent})
+	return err
+}
+
+// workRefunding gives money back, and first tells the merchant of an order that
+// was cancelled before it was shipped.
+func (w *Worker) workRefunding(ctx context.Context, o *Order) error {
+	if o.Progress.Shipment == nil {
+		if err := w.o.Merchant.Notify(ctx, noticeOf(o, noticeCancelled)); err != nil {
+			return w.failed(ctx, o, "the merchant's webhook could not be enqueued: "+err.Error(), false)
+		}
+	}
+	r := o.Progress.Refund
+	if err := w.o.Payments.Refund(ctx, o, o.RefundKey(r.Number), r.Amount); err != nil {
+		return w.callFailed(ctx, o, err)
+	}
+	_, err := w.step(ctx, o, Step{Event: EventRefunded, RefundNumber: r.Number})
+	return err
+}
+
+// workShipped completes an order that has been on its way long enough.
+func (w *Worker) workShipped(ctx context.Context, o *Order) error {
+	due := o.Progress.Shipment.At.Add(w.o.Stepper.o.Policy.CompleteAfter)
+	if w.o.Now().Before(due) {
+		return w.o.Store.Defer(ctx, []Deferral{{TenantID: o.TenantID, OrderID: o.ID, Version: o.Version, Until: due}})
+	}
+	_, err := w.step(ctx, o, Step{Event: EventCompletionDue})
+	return err
+}
+
+// Tell tells the merchant of a transition, as a courtesy: what the merchant must
+// know to act is told by workPaid and workRefunding, durably.
+func (w *Worker) Tell(ctx context.Context, t Told) error {
+	o, err := w.o.Store.Order(ctx, t.TenantID, t.OrderID)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	event := "order." + string(o.Status)
+	switch {
+	case t.Event == EventRefunded:
+		event = "order." + string(Refunded)
+	case o.Version != t.Version || o.Status == Fulfilling || o.Status.Working() && o.Status != Placed:
+		return nil // it has moved on, and that is told by its own message
+	}
+	return w.o.Merchant.Notify(ctx, noticeOf(&o, event))
+}
+
+// step makes a transition and returns the order as it stands then. That the step
+// came too late is no error: someone else has moved the order on.
+func (w *Worker) step(ctx context.Context, o *Order, s Step) (*Order, error) {
+	s.TenantID, s.OrderID = o.TenantID, o.ID
+	out, err := w.do(ctx, s)
+	if err != nil {
+		return o, err
+	}
+	return &out.Order, nil
+}
+
+// do makes a step. What a call has led to is written even if the worker is told
+// to stop meanwhile.
+func (w *Worker) do(ctx context.Context, s Step) (Outcome, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.o.WriteTimeout)
+	defer cancel()
+	s.At, s.Actor = w.o.Now().UTC(), System
+	out, err := w.o.Stepper.Do(ctx, s)
+	if err != nil {
+		return out, err
+	}
+	var refused *NotAllowedError
+	switch {
+	case out.Err == nil, errors.Is(out.Err, ErrAlready):
+	case errors.Is(out.Err, ErrNotFound):
+		w.o.Logger.Warn("a message speaks of an order that is not there; it is dropped", "tenant", s.TenantID, "order", s.OrderID, "event", s.Event)
+	case errors.As(out.Err, &refused):
+		level := slog.LevelDebug
+		if s.Event == EventCaptured {
+			// Money came in for an order that does not want it: a person must look.
+			level = slog.LevelError
+		}
+		w.o.Logger.Log(ctx, level, "an order has moved on before a step was made", "tenant", s.TenantID, "order", s.OrderID, "status", refused.Status, "event", s.Event)
+	default:
+		return out, fmt.Errorf("order %s, %s: %w", s.OrderID, s.Event, out.Err)
+	}
+	return out, nil
+}
+
+// failed counts a failed attempt, after which the order waits for its backoff or
+// is parked.
+func (w *Worker) failed(ctx context.Context, o *Order, reason string, forGood bool) error {
+	_, err := w.step(ctx, o, Step{Event: EventAttemptFailed, IfVersion: o.Version, Reason: clip(reason), Park: forGood,
+		RetryAt: w.o.Now().Add(backoff(o.Attempts + 1))})
+	return err
+}
+
+// postpone has the order looked at later; no attempt was made.
+func (w *Worker) postpone(ctx context.Context, o *Order, after time.Duration, cause error) error {
+	// Spread, so that what waited together does not come back together.
+	after = max(after, time.Second)
+	after += rand.N(after)
+	return w.o.Store.Defer(ctx, []Deferral{{TenantID: o.TenantID, OrderID: o.ID, Version: o.Version,
+		Until: w.o.Now().Add(after), Reason: clip(cause.Error())}})
+}
+
+// Backoff between failed attempts: it doubles from backoffFirst to backoffMost,
+// and a random half of it is taken off ("equal jitter").
+const (
+	backoffFirst = 2 * time.Second
+	backoffMost  = 5 * time.Minute
+)
+
+func backoff(attempt int) time.Duration {
+	d := backoffMost
+	if shift := attempt - 1; shift < 8 {
+		d = min(backoffFirst<<shift, backoffMost)
+	}
+	return d/2 + rand.N(d/2)
+}
+
+// clip bounds what is kept of an error.
+func clip(s string) string {
+	const most = 500
+	if len(s) > most {
+		return s[:most]
+	}
+	return s
+}
