@@ -421,6 +421,7 @@ func TestRequestsAreCheckedBeforeTheyAreSent(t *testing.T) {
 		{"no token", with(func(r *payment.Request) { r.Token = "" }), "the payment token is missing"},
 		{"no amount", with(func(r *payment.Request) { r.Amount = 0 }), "at least 1 minor unit"},
 		{"a lower-case currency", with(func(r *payment.Request) { r.Currency = "eur" }), "upper-case ISO 4217"},
+		{"a broken order id", with(func(r *payment.Request) { r.OrderID = "o\xff" }), "the order id is not valid UTF-8"},
 		{"a long tenant", with(func(r *payment.Request) { r.TenantID = strings.Repeat("t", 501) }), "more than the 500"},
 	} {
 		got := ""

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 )
 
 // Request asks for a charge. It is the same value every time one charge is
@@ -204,6 +205,8 @@ func checkText(what, text string, required bool) error {
 		return invalid("%s is missing", what)
 	case len(text) > MaxFieldLength:
 		return invalid("%s has %d bytes, more than the %d allowed", what, len(text), MaxFieldLength)
+	case !utf8.ValidString(text):
+		return invalid("%s is not valid UTF-8", what)
 	}
 	return nil
 }
