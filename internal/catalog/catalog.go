@@ -1,6 +1,10 @@
 // Package catalog is what there is to sell: products with names and descriptions
 // in several languages, a price, a category and free attributes. A price change
 // never rewrites the past: every price a product ever had is kept.
+//
+// A Service judges products; a Store keeps them, each change in one durable
+// transaction with its audit entry. Both are safe for concurrent use, and nothing
+// runs in the background.
 package catalog
 
 import (
@@ -21,8 +25,8 @@ type Money struct {
 // Product is something that can be ordered.
 type Product struct {
 	TenantID string
-	// SKU names the product within the tenant: 1 to 64 of A-Z a-z 0-9 . _ - and /
-	// is not among them, so that it stands in an address as it is.
+	// SKU names the product within the tenant: 1 to 64 of A-Z a-z 0-9 . _ -, but
+	// neither "." nor "..", so that it stands in an address as it is.
 	SKU string
 	// Names and Descriptions are by BCP 47 language tag; at least one name.
 	Names        map[string]string
@@ -84,9 +88,11 @@ type Page struct {
 // Store keeps products. It is safe for concurrent use.
 type Store interface {
 	// Put writes each product, its new price in the price history if the price
-	// changed, and an audit entry ("product.put", "product/SKU"), all in one durable
+	// changed, and an audit entry (PutEntry), all in one durable
 	// transaction. The results are in the order of puts, one error each; an error of
-	// one (ErrVersion) leaves the others. The second value is the error of the whole.
+	// one leaves the others. It is ErrVersion, with the product as it stands in the
+	// result. The last value is the error of the whole. The products are as a Service
+	// has judged them.
 	Put(ctx context.Context, puts []Put) ([]PutResult, []error, error)
 	// Product returns one product, ErrNotFound if the tenant has none of that SKU.
 	Product(ctx context.Context, tenantID, sku string) (Product, error)
@@ -106,7 +112,8 @@ var (
 // InvalidError says what is wrong with a product, by field.
 type InvalidError struct {
 	// Field is the member of the JSON body, such as "price.currency".
-	Field  string
+	Field string
+	// Detail says what is wrong and what to do. It is safe to show.
 	Detail string
 }
 

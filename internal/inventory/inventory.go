@@ -1,6 +1,10 @@
 // Package inventory is how much of each product there is: what the merchant
 // counts, and how much of that is promised to orders. Orders reserve, ship and
 // release in transactions of their own; this package is the merchant's side.
+//
+// A Service judges requests; a Store makes each change in one durable transaction
+// with its audit entry. Both are safe for concurrent use, beside orders too, and
+// nothing runs in the background.
 package inventory
 
 import (
@@ -11,6 +15,9 @@ import (
 
 	"millrace/internal/audit"
 )
+
+// KeyLife is how long the key of an adjustment is kept: after it the key is free.
+const KeyLife = 24 * time.Hour
 
 // MaxQuantity bounds every quantity, so that sums of them cannot overflow.
 const MaxQuantity = 1_000_000_000
@@ -49,7 +56,7 @@ type Adjustment struct {
 	TenantID, SKU string
 	Delta         int64
 	Reason        string
-	// Key makes the adjustment once: the same key with the same request again
+	// Key makes the adjustment once for this actor, within KeyLife: the same key with the same request again
 	// changes nothing and answers with the level as it is now; with another request
 	// it is ErrKeyReused.
 	Key   string
@@ -77,7 +84,8 @@ type ImportResult struct {
 	Level Level
 	// Repeated says that the line had been applied before.
 	Repeated bool
-	// Err is a *ReservedError or an *OverflowError; nil if the line was applied.
+	// Err is an *InvalidError, a *ReservedError or an *OverflowError; nil if the
+	// line was applied, now or before. A line with an error is as if it had not come.
 	Err error
 }
 
@@ -95,8 +103,9 @@ type Page struct {
 }
 
 // Store keeps levels. Each change is one durable transaction with its audit
-// entry ("stock.set", "stock.adjust", "stock.import"; "stock/SKU"). It is safe for
-// concurrent use, with orders being placed at the same time too.
+// entry (SetEntry, AdjustEntry, ImportEntry). What leaves a level as it was raises
+// no version and has no entry. It is safe for concurrent use, with orders being
+// placed at the same time too.
 type Store interface {
 	// Set sets what is on hand. ErrExists if IfVersion is 0 and a level exists,
 	// ErrVersion if it has another version, *ReservedError if more is reserved.
@@ -105,7 +114,8 @@ type Store interface {
 	// replayed says that the key had done it before. Errors: *ReservedError,
 	// *OverflowError, ErrKeyReused.
 	Adjust(ctx context.Context, a Adjustment) (level Level, replayed bool, err error)
-	// Import applies lines in one transaction, each with a result of its own.
+	// Import applies lines in order in one transaction, each with a result of its
+	// own.
 	Import(ctx context.Context, lines []ImportLine) ([]ImportResult, error)
 	// Level returns one SKU's stock, ErrNotFound if none was ever set.
 	Level(ctx context.Context, tenantID, sku string) (Level, error)
@@ -120,6 +130,16 @@ var (
 	ErrVersion   = errors.New("the stock has changed meanwhile")
 	ErrKeyReused = errors.New("the key was used for another request")
 )
+
+// InvalidError says what is wrong with a request, by field.
+type InvalidError struct {
+	// Field is the member of the request, such as "delta".
+	Field string
+	// Detail says what is wrong and what to do. It is safe to show.
+	Detail string
+}
+
+func (e *InvalidError) Error() string { return e.Field + ": " + e.Detail }
 
 // ReservedError says that a change would leave less on hand than is reserved.
 type ReservedError struct {
