@@ -17,6 +17,12 @@ type Config struct {
 	Events      Events          `key:"events" doc:"How events are taken in, kept and read."`
 	DeadLetters DeadLetters     `key:"deadLetters" doc:"What could not be processed."`
 	Hooks       map[string]Hook `key:"hooks" doc:"Incoming webhooks: POST /hooks/<name>."`
+	Orders      Orders          `key:"orders" doc:"How orders are placed and brought to their end."`
+	Payments    Payments        `key:"payments" doc:"Who moves the money."`
+	Webhooks    Webhooks        `key:"webhooks" doc:"Outgoing webhooks, which tell merchants what became of their orders."`
+	Catalog     Catalog         `key:"catalog" doc:"The catalogue."`
+	Bus         Bus             `key:"bus" doc:"The message broker between the store and the workers. What is lost there is found again by the sweeper."`
+	Demo        Demo            `key:"demo" doc:"A shop to try things with."`
 }
 
 // HTTP bounds the API listener.
@@ -195,6 +201,10 @@ func Default() *Config {
 			Tail: Tail{MaxStreamsPerTenant: 32},
 		},
 		DeadLetters: DeadLetters{RetentionDays: 30},
+		Orders:      defaultOrders(),
+		Payments:    defaultPayments(),
+		Webhooks:    defaultWebhooks(),
+		Bus:         Bus{NATS: NATS{StoreMaxBytes: 1 * GiB}},
 	}
 }
 

@@ -123,6 +123,8 @@ func TestEveryKeyCanBeSetInEveryLayer(t *testing.T) {
 			return "0.5"
 		case "list":
 			return "[value]"
+		case "true or false":
+			return map[string]string{"true": "false", "false": "true"}[k.Default]
 		default:
 			return "value"
 		}
@@ -139,8 +141,10 @@ func TestEveryKeyCanBeSetInEveryLayer(t *testing.T) {
 				}
 				text = strings.TrimSuffix(text, "\n") + " " + want + "\n"
 				got := lookUp(t, path, writeFile(t, text), nil)
-				if k.Secret {
+				if k.Secret && k.Type == "list" {
 					want = "[" + mask + "]"
+				} else if k.Secret {
+					want = mask
 				}
 				if got != want {
 					t.Errorf("from a file: got %s, want %s", got, want)

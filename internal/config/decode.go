@@ -27,6 +27,10 @@ func setValue(f field, raw any) (reason string) {
 		return set(t, raw, toDuration)
 	case *[]string:
 		return set(t, raw, toList)
+	case *bool:
+		return set(t, raw, toBool)
+	case *Secret:
+		return set(t, raw, toSecret)
 	case *[]Secret:
 		return set(t, raw, toSecrets)
 	default:
@@ -49,6 +53,26 @@ func toText(raw any) (string, error) {
 	}
 	// YAML reads 007 as 7 and 1e3 as 1000: only quotes keep what was meant.
 	return "", errors.New("it must be text; put it in quotes")
+}
+
+func toBool(raw any) (bool, error) {
+	switch v := raw.(type) {
+	case bool:
+		return v, nil
+	case string:
+		switch strings.ToLower(strings.TrimSpace(v)) {
+		case "true":
+			return true, nil
+		case "false":
+			return false, nil
+		}
+	}
+	return false, errors.New("it is not a yes or no; write true or false")
+}
+
+func toSecret(raw any) (Secret, error) {
+	text, err := toText(raw)
+	return NewSecret(text), err
 }
 
 func toInt(raw any) (int, error) {
@@ -127,6 +151,9 @@ func toList(raw any) ([]string, error) {
 	wrong := errors.New("it is not a list of texts; write a YAML list, or values with commas between, or a JSON list such as [\"a\",\"b\"]")
 	switch v := raw.(type) {
 	case []any:
+		if len(v) == 0 {
+			return nil, nil
+		}
 		list := make([]string, len(v))
 		for i, element := range v {
 			s, ok := element.(string)
@@ -162,6 +189,9 @@ func toSecrets(raw any) ([]Secret, error) {
 	list, err := toList(raw)
 	if err != nil {
 		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, nil
 	}
 	secrets := make([]Secret, len(list))
 	for i, s := range list {

@@ -201,6 +201,8 @@ func typeName(f field) string {
 		return "whole number"
 	case float64:
 		return "number"
+	case bool:
+		return "true or false"
 	case []string, []Secret:
 		return "list"
 	default:
@@ -220,6 +222,10 @@ func formatValue(f field) string {
 		return strconv.Itoa(v)
 	case float64:
 		return strconv.FormatFloat(v, 'g', -1, 64)
+	case bool:
+		return strconv.FormatBool(v)
+	case Secret:
+		return v.String()
 	case []string:
 		return "[" + strings.Join(v, ", ") + "]"
 	case []Secret:

@@ -48,10 +48,12 @@ func yamlText(s string) *yamlv3.Node {
 func yamlValue(f field) *yamlv3.Node {
 	switch v := f.value.Interface().(type) {
 	case string:
-		if f.path == "tracing.endpoint" || f.path == "auth.jwks.url" {
+		if f.path == "tracing.endpoint" || f.path == "auth.jwks.url" || f.path == "bus.nats.url" || f.path == "payments.stripe.baseUrl" {
 			v = redactURL(v)
 		}
 		return yamlText(v)
+	case Secret:
+		return yamlText(v.String())
 	case []string:
 		return yamlList(v)
 	case []Secret:

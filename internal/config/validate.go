@@ -73,6 +73,7 @@ func (c *Config) Validate() error {
 	v.events(c)
 	v.names(c)
 	v.hooks(c)
+	v.orders(c)
 	if len(v.problems) == 0 {
 		return nil
 	}

@@ -1,0 +1,88 @@
+package config
+
+import "time"
+
+// Orders bounds the way of an order from its placement to its end.
+type Orders struct {
+	PaymentDeadline time.Duration `key:"paymentDeadline" min:"10s" max:"720h" doc:"How long an order waits for its payment; then it expires and its stock is free again."`
+	KeyTTL          time.Duration `key:"keyTtl" min:"1m" max:"8760h" doc:"How long an Idempotency-Key is remembered."`
+	CompleteAfter   time.Duration `key:"completeAfter" min:"1s" max:"8760h" doc:"How long after its shipment an order counts as delivered if nobody says so."`
+	MaxBatch        int           `key:"maxBatch" unit:"orders" min:"1" max:"4096" doc:"Most orders that share one transaction. 1 makes one transaction of each."`
+	QueueMax        int           `key:"queueMax" unit:"orders" min:"1" max:"1000000" doc:"Most orders that wait to be placed; beyond it the answer is 503."`
+	MaxAttempts     int           `key:"maxAttempts" unit:"attempts" min:"1" max:"1000" doc:"Failed attempts at one thing after which an order is parked as a dead letter."`
+	Lease           time.Duration `key:"lease" min:"1s" max:"1h" doc:"How long an order may stand still before the sweeper looks at it."`
+	Workers         Workers       `key:"workers" doc:"How many orders are worked on at once."`
+}
+
+// Workers bounds the work on orders.
+type Workers struct {
+	Enabled    bool `key:"enabled" doc:"Whether this instance works on orders; false only places them."`
+	Payments   int  `key:"payments" unit:"orders" min:"1" max:"10000" doc:"Orders that are charged, looked up or refunded at once."`
+	Fulfilment int  `key:"fulfilment" unit:"orders" min:"1" max:"10000" doc:"Orders that are handed to fulfilment at once."`
+}
+
+// Payments says who moves the money and how it is called.
+type Payments struct {
+	Provider      string        `key:"provider" enum:"sandbox|stripe" doc:"sandbox: nobody, tokens decide what happens (see the API's documentation). stripe: Stripe."`
+	Timeout       time.Duration `key:"timeout" min:"100ms" max:"2m" doc:"Time one call to the provider may take."`
+	MaxConcurrent int           `key:"maxConcurrent" unit:"calls" min:"1" max:"10000" doc:"Most calls to the provider at a time."`
+	Stripe        Stripe        `key:"stripe" doc:"The account at Stripe."`
+}
+
+// Stripe is an account at Stripe.
+type Stripe struct {
+	SecretKey      Secret   `key:"secretKey" doc:"The secret or restricted API key."`
+	WebhookSecrets []Secret `key:"webhookSecrets" doc:"The signing secrets of the webhook endpoint that points to POST /payments/stripe/webhook. Any of them may match."`
+	BaseURL        string   `key:"baseUrl" doc:"Where the API is; empty is Stripe itself. For tests."`
+}
+
+// Webhooks bounds outgoing webhooks.
+type Webhooks struct {
+	AllowedNets   []string      `key:"allowedNets" doc:"Private or loopback networks that endpoints may be in, such as 10.1.0.0/16. All others that are not public are refused, after the name was resolved."`
+	AllowHTTP     bool          `key:"allowHttp" doc:"Whether endpoints may be plain http. Endpoints in allowedNets may be in any case."`
+	Timeout       time.Duration `key:"timeout" min:"100ms" max:"2m" doc:"Time an endpoint has to answer."`
+	MaxConcurrent int           `key:"maxConcurrent" unit:"calls" min:"1" max:"10000" doc:"Most webhooks that are being delivered at a time."`
+	RetentionDays int           `key:"retentionDays" unit:"days" min:"1" max:"36500" doc:"Whole days that settled deliveries are kept for looking at."`
+}
+
+// Catalog says who may read the catalogue.
+type Catalog struct {
+	Public bool `key:"public" doc:"Whether products can be read without a credential; the tenant is then named by ?tenant= or X-Millrace-Tenant."`
+}
+
+// Bus is the message broker.
+type Bus struct {
+	NATS NATS `key:"nats" doc:"NATS with JetStream."`
+}
+
+// NATS says where NATS is.
+type NATS struct {
+	URL           string `key:"url" doc:"URLs of the servers, with commas between, such as nats://nats-1:4222; empty runs one inside this process."`
+	User          string `key:"user" doc:"User name; empty for none."`
+	Password      Secret `key:"password" doc:"The user's password."`
+	Token         Secret `key:"token" doc:"Token, in place of user and password."`
+	CredsFile     string `key:"credsFile" doc:"File with a user's JWT and key, in place of user and password."`
+	CAFile        string `key:"caFile" doc:"PEM file with the authorities that the servers' certificates are checked against; empty takes the system's."`
+	StoreMaxBytes Size   `key:"storeMaxBytes" min:"16MiB" max:"1TiB" doc:"Most bytes that messages take on disk. The oldest go first: the sweeper finds what they spoke of."`
+}
+
+// Demo is a shop to try things with.
+type Demo struct {
+	Enabled bool `key:"enabled" doc:"Fill the catalogue and the stock of the tenant demo once, and run a small merchant that ships its orders."`
+}
+
+func defaultOrders() Orders {
+	return Orders{
+		PaymentDeadline: 30 * time.Minute, KeyTTL: 24 * time.Hour, CompleteAfter: 14 * 24 * time.Hour,
+		MaxBatch: 256, QueueMax: 8192, MaxAttempts: 12, Lease: 15 * time.Second,
+		Workers: Workers{Enabled: true, Payments: 128, Fulfilment: 64},
+	}
+}
+
+func defaultPayments() Payments {
+	return Payments{Provider: "sandbox", Timeout: 10 * time.Second, MaxConcurrent: 128}
+}
+
+func defaultWebhooks() Webhooks {
+	return Webhooks{Timeout: 10 * time.Second, MaxConcurrent: 64, RetentionDays: 14}
+}
