@@ -20,6 +20,9 @@ const (
 	KindBody Kind = "body"
 	// KindWebhook is an incoming webhook delivery that could not become an event.
 	KindWebhook Kind = "webhook"
+	// KindDelivery is an outgoing webhook that nobody took: its payload is the body
+	// that was sent.
+	KindDelivery Kind = "delivery"
 )
 
 // Letter is one dead letter.
