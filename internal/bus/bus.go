@@ -16,26 +16,34 @@ type Message struct {
 	// ID is the same for the same message sent again; brokers that can drop repeats
 	// by it.
 	ID string
-	// Headers are text; "traceparent" carries the W3C trace context.
+	// Headers are text, their names A-Za-z0-9 and "-"; HeaderTrace carries the W3C
+	// trace context. Names that begin with "Nats-" belong to the broker.
 	Headers map[string]string
 	Data    []byte
 }
 
-// HeaderTrace is the header of the W3C trace context.
-const HeaderTrace = "traceparent"
+// Headers that are the same everywhere.
+const (
+	// HeaderTrace carries the W3C trace context.
+	HeaderTrace = "traceparent"
+	// HeaderTenant carries the tenant a message is about.
+	HeaderTenant = "tenant"
+)
 
 // Delivery is a message that arrived.
 type Delivery struct {
 	Message
-	// Attempt is 1 for the first delivery of this message to this group.
+	// Attempt is 1 for the first delivery of this message to this group. One that
+	// was given back without having been handled counts too.
 	Attempt int
 }
 
 // Handler processes one delivery. Nil acknowledges it. A *RetryError has it
 // delivered again after its delay; any other error, and a panic, after the
-// group's backoff. ErrPoison, wrapped with the reason, acknowledges it and hands
-// it to the group's dead-letter function. The context ends with the
-// subscription's Close deadline or the group's AckWait.
+// group's backoff. Both count as attempts. ErrPoison, wrapped with the reason,
+// hands it to the group's dead-letter function and then acknowledges it. The
+// context ends with the subscription's Close deadline or the group's AckWait,
+// whichever is first.
 type Handler func(ctx context.Context, d *Delivery) error
 
 // RetryError asks for another delivery after a delay.
@@ -44,7 +52,9 @@ type RetryError struct {
 	Cause error
 }
 
-func (e *RetryError) Error() string { return "to be delivered again in " + e.After.String() + ": " + e.Cause.Error() }
+func (e *RetryError) Error() string {
+	return "to be delivered again in " + e.After.String() + ": " + e.Cause.Error()
+}
 
 // Unwrap returns the cause.
 func (e *RetryError) Unwrap() error { return e.Cause }
@@ -62,7 +72,9 @@ type Group struct {
 	// Concurrency is how many messages are handled at once in this process; no more
 	// than that, and a small read-ahead, is held in memory.
 	Concurrency int
-	// AckWait is how long a handler may take; then the message is delivered again.
+	// AckWait is how long a handler may take; then its context ends, and a message it
+	// still does not answer for is delivered again, at most as long again later:
+	// a message may also have waited in the read-ahead.
 	AckWait time.Duration
 	// MaxAttempts is the number of deliveries after which a message that still fails
 	// goes to DeadLetter.
@@ -86,10 +98,15 @@ type Subscription interface {
 type Bus interface {
 	// Publish sends messages and returns once the broker has all of them. After an
 	// error any of them may have been sent: send all again. Of the messages of
-	// one call, those on one subject arrive in order where nothing failed.
+	// one call, those on one subject arrive in order where nothing failed. A
+	// message that can never be sent is an *InvalidError, and then nothing was
+	// sent. ErrUnavailable comes at once while the connection is down, and no
+	// later than ctx ends, or 10 s if it has no deadline.
 	Publish(ctx context.Context, messages []Message) error
 	// Subscribe joins a durable group. Messages that were published before the
-	// group was first joined by anyone may or may not be delivered.
+	// group was first joined by anyone may or may not be delivered. While the
+	// broker is away it returns all the same, and joins when it is back. The
+	// subscription lives until its Close; ctx bounds the joining only.
 	Subscribe(ctx context.Context, g Group, h Handler) (Subscription, error)
 	// Broadcast sends to every listener of every instance that is connected now, at
 	// most once.
