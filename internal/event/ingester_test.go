@@ -165,20 +165,23 @@ func TestADuplicateSharesAnUnknownOutcome(t *testing.T) {
 	<-log.entered
 	duplicate := submit(in, oneEvent)
 	log.outcome <- fmt.Errorf("fsync: %w", wal.ErrUnknown)
-	for _, done := range []<-chan outcome{original, duplicate} {
-		var refusal *Unavailable
-		select {
-		case got := <-done:
-			if !errors.As(got.err, &refusal) || !refusal.Unknown {
-				t.Errorf("%+v, want an unknown outcome", got)
-			}
-		case raw := <-log.entered:
-			// The duplicate came after the original had failed: then it is on its own.
-			if rows, _ := rowsOf(t, raw); len(rows) != 1 {
-				t.Errorf("rows %+v", rows)
-			}
-			log.outcome <- nil
-			<-done
+	var refusal *Unavailable
+	if got := <-original; !errors.As(got.err, &refusal) || !refusal.Unknown {
+		t.Errorf("the original: %+v, want an unknown outcome", got)
+	}
+	select {
+	case got := <-duplicate:
+		if !errors.As(got.err, &refusal) || !refusal.Unknown {
+			t.Errorf("the duplicate: %+v, want an unknown outcome", got)
+		}
+	case raw := <-log.entered:
+		// The duplicate came after the original had failed: then it is on its own.
+		if rows, _ := rowsOf(t, raw); len(rows) != 1 {
+			t.Errorf("rows %+v", rows)
+		}
+		log.outcome <- nil
+		if got := <-duplicate; got.err != nil {
+			t.Errorf("the duplicate on its own: %v", got.err)
 		}
 	}
 }
