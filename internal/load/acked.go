@@ -51,16 +51,23 @@ type ackedWriter struct {
 }
 
 func createAcked(path, url string, started time.Time, payloads []Payload) (*ackedWriter, error) {
+	return openAcked(path, ackedMagic, ackedRun{URL: url, Started: started.UTC()}, func(a *ackedWriter) {
+		for i, p := range payloads {
+			a.header("#payload "+strconv.Itoa(i), p)
+		}
+	})
+}
+
+// openAcked begins a file with its first line, its run, and what headers writes.
+func openAcked(path, magic string, run ackedRun, headers func(*ackedWriter)) (*ackedWriter, error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return nil, fmt.Errorf("acked file: %w", err)
 	}
 	a := &ackedWriter{f: f, w: bufio.NewWriterSize(f, 1<<20)}
-	fmt.Fprintln(a.w, ackedMagic)
-	a.header("#run", ackedRun{URL: url, Started: started.UTC()})
-	for i, p := range payloads {
-		a.header("#payload "+strconv.Itoa(i), p)
-	}
+	fmt.Fprintln(a.w, magic)
+	a.header("#run", run)
+	headers(a)
 	if err := a.w.Flush(); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("acked file: %w", err)

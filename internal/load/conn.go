@@ -34,6 +34,7 @@ const (
 type answer struct {
 	status     int
 	retryAfter time.Duration // 0 = not said
+	replayed   bool          // Idempotent-Replayed: true
 	body       []byte
 }
 
@@ -209,6 +210,8 @@ func (c *conn) readHead() (a answer, keep bool, length int64, err error) {
 			keep = keep && !bytes.EqualFold(value, []byte("close"))
 		case isHeader(name, "retry-after"):
 			a.retryAfter = parseRetryAfter(string(value), time.Now())
+		case isHeader(name, "idempotent-replayed"):
+			a.replayed = bytes.EqualFold(value, []byte("true"))
 		}
 	}
 }

@@ -112,6 +112,15 @@ func (o *EventsOptions) validate() error {
 
 // eventsURL returns the address of a server's events.
 func eventsURL(base string) (*url.URL, error) {
+	u, err := baseURL(base)
+	if err != nil {
+		return nil, err
+	}
+	return u.JoinPath("events"), nil
+}
+
+// baseURL reads a server's address.
+func baseURL(base string) (*url.URL, error) {
 	u, err := url.Parse(base)
 	if err != nil {
 		return nil, fmt.Errorf("URL: %w", err)
@@ -122,12 +131,12 @@ func eventsURL(base string) (*url.URL, error) {
 	if u.Path == "" {
 		u.Path = "/" // JoinPath would otherwise give a path without a slash
 	}
-	return u.JoinPath("events"), nil
+	return u, nil
 }
 
 // ErrTurnedAway marks a run that ended because the server's first answers said
-// that no batch will ever be accepted: a bad token, a wrong address.
-var ErrTurnedAway = errors.New("the server does not take these events at all")
+// that nothing will ever be accepted: a bad token, a wrong address.
+var ErrTurnedAway = errors.New("the server does not take these requests at all")
 
 // Events offers events until the time or the number is reached and reports what
 // came of them. The report is good also beside an error: when the context ended
@@ -152,6 +161,7 @@ func Events(ctx context.Context, o EventsOptions) (Report, error) {
 type generator struct {
 	o       EventsOptions
 	plan    *plan
+	pace    pacer // of an open loop
 	dialer  dialer
 	started time.Time
 	tally   *tally
@@ -185,6 +195,13 @@ func newGenerator(o EventsOptions) (*generator, error) {
 	}
 	g.started = time.Now()
 	g.tally = newTally(g.started)
+	g.pace = pacer{started: g.started, rate: o.Rate, duration: o.Duration, before: g.plan.before,
+		has: func(k int) bool { _, ok := g.plan.batch(k); return ok },
+		missed: func(k int) {
+			if r, ok := g.plan.batch(k); ok {
+				g.tally.missed(len(r.slots))
+			}
+		}}
 	if o.AckedFile != "" {
 		g.acked, err = createAcked(o.AckedFile, o.URL, g.started, g.plan.payloads)
 	}
@@ -202,7 +219,7 @@ func (g *generator) run(parent context.Context) (Report, error) {
 		workers.Go(func() { g.work(ctx, due) })
 	}
 	if g.o.Rate > 0 {
-		others.Go(func() { g.schedule(ctx, due) })
+		others.Go(func() { g.pace.run(ctx, due) })
 	}
 	stopped := make(chan struct{})
 	others.Go(func() { g.watch(stopped) })
@@ -248,60 +265,6 @@ func (g *generator) watch(stopped <-chan struct{}) {
 	}
 }
 
-// intended returns when batch number k of an open loop is due.
-func (g *generator) intended(k int) time.Time {
-	seconds := float64(g.plan.before(k)) / float64(g.o.Rate)
-	return g.started.Add(time.Duration(seconds * float64(time.Second)))
-}
-
-// schedule hands out each batch's number when it is due and closes the channel
-// at the end of the run. When every connection is busy it waits and is late; the
-// workers count that.
-func (g *generator) schedule(ctx context.Context, due chan<- int) {
-	defer close(due)
-	sleeper := newSleeper()
-	defer sleeper.done()
-	var over <-chan time.Time // fires when the time is over although batches wait
-	end := time.Time{}
-	if g.o.Duration > 0 {
-		end = g.started.Add(g.o.Duration)
-		timer := time.NewTimer(time.Until(end))
-		defer timer.Stop()
-		over = timer.C
-	}
-	for k := 0; ; k++ {
-		if _, more := g.plan.batch(k); !more {
-			return
-		}
-		at := g.intended(k)
-		if !end.IsZero() && !at.Before(end) {
-			return
-		}
-		for d := time.Until(at); d > 0 && ctx.Err() == nil; d = time.Until(at) {
-			sleeper.sleep(min(d, 50*time.Millisecond))
-		}
-		select {
-		case due <- k:
-		case <-ctx.Done():
-			return
-		case <-over:
-			g.missedFrom(k, end)
-			return
-		}
-	}
-}
-
-// missedFrom counts the batches from k on that were due before the end.
-func (g *generator) missedFrom(k int, end time.Time) {
-	for ; g.intended(k).Before(end); k++ {
-		r, more := g.plan.batch(k)
-		if !more {
-			return
-		}
-		g.tally.missed(len(r.slots))
-	}
-}
-
 // work sends batches over one connection until there are no more.
 func (g *generator) work(ctx context.Context, due <-chan int) {
 	c := newConn(g.dialer)
@@ -339,7 +302,7 @@ func (g *generator) nextBatch(ctx context.Context, due <-chan int) (k int, inten
 		if !ok {
 			return 0, intended, false
 		}
-		return k, g.intended(k), ctx.Err() == nil
+		return k, g.pace.intended(k), ctx.Err() == nil
 	}
 	now := time.Now()
 	if ctx.Err() != nil || (g.o.Duration > 0 && now.Sub(g.started) >= g.o.Duration) {
