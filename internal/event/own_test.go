@@ -368,3 +368,31 @@ func FuzzDecodeRecord(f *testing.F) {
 		}
 	})
 }
+
+func TestALogThatTwoReleasesWroteIsSunkAndRemembered(t *testing.T) {
+	b := newBench(t)
+	for _, text := range []string{recordV1, recordV2} {
+		if _, err := b.log.Append(fromHex(t, text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := newTestWindow(t)
+	if err := RebuildWindow(t.Context(), w, quietStore{}, b.log, b.log.First(), noon.Add(-time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if stats := w.Stats(); stats.Hashes != 1 { // both have the same hash
+		t.Errorf("%d hashes in the window, want 1", stats.Hashes)
+	}
+	b.run()
+	b.settle()
+	if rows := b.store.rows; len(rows) != 2 || rows[0].Exact || !rows[1].Exact || rows[1].Amount != 1999 {
+		t.Errorf("rows %+v", rows)
+	}
+}
+
+// quietStore is a store without recent events.
+type quietStore struct{ Store }
+
+func (quietStore) RecentHashes(context.Context, time.Time, func(Hash, time.Time) bool) error {
+	return nil
+}
