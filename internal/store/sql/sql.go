@@ -18,13 +18,14 @@ import (
 	stdsql "database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"time"
 )
 
 // Statements returns every shared statement by its name.
 func Statements() map[string]string {
-	return map[string]string{
+	all := map[string]string{
 		"dead letter: add":            addLetter,
 		"dead letter: list":           listLetters,
 		"dead letter: get":            getLetter,
@@ -41,6 +42,8 @@ func Statements() map[string]string {
 		"audit: list":                 listAudit,
 		"audit: list of object":       listAuditOfObject,
 	}
+	maps.Copy(all, webhookStatements())
+	return all
 }
 
 // nanos returns t in Unix nanoseconds, 0 if t is zero.

@@ -91,7 +91,10 @@ CREATE TABLE orders (
 );
 CREATE INDEX orders_by_customer ON orders (tenant_id, customer_id, id);
 CREATE INDEX orders_by_status ON orders (tenant_id, status, id);
-CREATE INDEX orders_due ON orders (next_attempt_ns) WHERE next_attempt_ns > 0 AND parked_ns = 0;
+-- Two, so that what is only waiting for its completion, which may be very much, is
+-- not in the way of what is being worked on.
+CREATE INDEX orders_due ON orders (next_attempt_ns) WHERE next_attempt_ns > 0 AND parked_ns = 0 AND status <> 'shipped';
+CREATE INDEX orders_due_shipped ON orders (next_attempt_ns) WHERE next_attempt_ns > 0 AND parked_ns = 0 AND status = 'shipped';
 
 CREATE TABLE order_history (
     tenant_id   TEXT    NOT NULL,
@@ -125,7 +128,7 @@ CREATE TABLE webhook_endpoints (
     id              TEXT    NOT NULL,
     url             TEXT    NOT NULL,
     events          TEXT    NOT NULL, -- JSON array of event types
-    secrets         TEXT    NOT NULL, -- JSON array, the one that signs first
+    secrets         TEXT    NOT NULL, -- JSON array of {key, expiresNs}, the current one first
     version         INTEGER NOT NULL,
     created_ns      INTEGER NOT NULL,
     updated_ns      INTEGER NOT NULL,
@@ -150,7 +153,8 @@ CREATE TABLE webhook_deliveries (
     trace           TEXT    NOT NULL,
     PRIMARY KEY (tenant_id, id)
 );
-CREATE INDEX webhook_deliveries_due ON webhook_deliveries (next_attempt_ns) WHERE next_attempt_ns > 0;
+-- By endpoint first: a backlog of one endpoint is never in the way of another's.
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (tenant_id, endpoint_id, next_attempt_ns) WHERE next_attempt_ns > 0;
 CREATE INDEX webhook_deliveries_by_endpoint ON webhook_deliveries (tenant_id, endpoint_id, id);
 CREATE INDEX webhook_deliveries_settled ON webhook_deliveries (created_ns) WHERE next_attempt_ns = 0;
 
