@@ -20,6 +20,9 @@ const (
 	KindBody Kind = "body"
 	// KindWebhook is an incoming webhook delivery that could not become an event.
 	KindWebhook Kind = "webhook"
+	// KindOrder is an order whose work failed too often: it is parked until it is
+	// redriven. The letter's payload names it.
+	KindOrder Kind = "order"
 	// KindDelivery is an outgoing webhook that nobody took: its payload is the body
 	// that was sent.
 	KindDelivery Kind = "delivery"

@@ -71,18 +71,27 @@ func (s *DeadLetters) Add(ctx context.Context, letters []deadletter.Letter) erro
 	}
 	defer stmt.Close()
 	for i := range letters {
-		l := &letters[i]
-		payload := l.Payload
-		if payload == nil {
-			payload = []byte{}
-		}
-		if _, err := stmt.ExecContext(ctx, l.TenantID, l.ID, string(l.Kind), readable(l.Reason), readable(l.Source), readable(l.Type),
-			readable(l.EventID), readable(l.BatchID),
-			nanos(l.ReceivedAt), l.Attempts, nanos(l.LastAttemptAt), readable(l.ContentType), number(l.Truncated), payload); err != nil {
-			return in("add dead letter "+l.ID, err)
+		if _, err := stmt.ExecContext(ctx, LetterArgs(&letters[i])...); err != nil {
+			return in("add dead letter "+letters[i].ID, err)
 		}
 	}
 	return in("add dead letters", tx.Commit())
+}
+
+// AddLetter is the statement that writes one letter and leaves one that is there
+// as it is, for a store that does so in a transaction of its own. LetterArgs are
+// its arguments.
+const AddLetter = addLetter
+
+// LetterArgs returns the arguments of AddLetter: string, int64 and []byte.
+func LetterArgs(l *deadletter.Letter) []any {
+	payload := l.Payload
+	if payload == nil {
+		payload = []byte{}
+	}
+	return []any{l.TenantID, l.ID, string(l.Kind), readable(l.Reason), readable(l.Source), readable(l.Type),
+		readable(l.EventID), readable(l.BatchID),
+		nanos(l.ReceivedAt), int64(l.Attempts), nanos(l.LastAttemptAt), readable(l.ContentType), number(l.Truncated), payload}
 }
 
 // List returns letters newest first. See deadletter.Store.
@@ -200,7 +209,7 @@ func readable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-func number(b bool) int {
+func number(b bool) int64 {
 	if b {
 		return 1
 	}

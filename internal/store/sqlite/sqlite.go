@@ -58,6 +58,7 @@ type DB struct {
 	events      *events
 	deadLetters *storesql.DeadLetters
 	keys        *storesql.Keys
+	orders      *orders
 	audit       *storesql.Audit
 	write, read *stdsql.DB // of millrace.db; write has one connection
 }
@@ -75,7 +76,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, fmt.Errorf("create the event directory: %w", err)
 	}
 	db := &DB{}
-	if err := db.openMain(ctx, filepath.Join(o.Dir, "millrace.db")); err != nil {
+	if err := db.openMain(ctx, filepath.Join(o.Dir, "millrace.db"), o.Logger); err != nil {
 		return nil, errors.Join(err, db.closeMain())
 	}
 	eventsSchema, err := loadSchema(migrations, "events")
@@ -90,12 +91,12 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-func (db *DB) openMain(ctx context.Context, path string) error {
+func (db *DB) openMain(ctx context.Context, path string, logger *slog.Logger) error {
 	s, err := loadSchema(migrations, "main")
 	if err != nil {
 		return err
 	}
-	if db.write, err = pool(path, writing, 1); err != nil {
+	if db.write, err = hotPool(path); err != nil {
 		return err
 	}
 	if err := s.apply(ctx, db.write, path); err != nil {
@@ -107,6 +108,9 @@ func (db *DB) openMain(ctx context.Context, path string) error {
 	db.deadLetters = storesql.NewDeadLetters(db.write, db.read)
 	db.keys = storesql.NewKeys(db.write, db.read)
 	db.audit = storesql.NewAudit(db.write, db.read)
+	if db.orders, err = openOrders(ctx, db.write, db.read, path, logger); err != nil {
+		return err
+	}
 	return nil
 }
 

@@ -43,7 +43,7 @@ func (h *EventsHarness) need(t *testing.T, name string, there bool) {
 // deadline bounds every test of the suites.
 const deadline = 3 * time.Minute
 
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	t.Cleanup(cancel)
 	return ctx
