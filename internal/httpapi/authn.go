@@ -64,10 +64,15 @@ func unauthenticated(code, detail string) *problem {
 	return newProblem(slug, detail).with("WWW-Authenticate", challenge)
 }
 
-func scopeMissing(p *auth.Principal, scope auth.Scope) *problem {
-	detail := fmt.Sprintf("this needs the scope %s; the credential has %s", scope, orNone(p.Scopes.String()))
+// scopeMissing says that the caller lacks a scope, of which any would do.
+func scopeMissing(p *auth.Principal, scopes ...auth.Scope) *problem {
+	names := make([]string, len(scopes))
+	for i, s := range scopes {
+		names[i] = string(s)
+	}
+	detail := fmt.Sprintf("this needs the scope %s; the credential has %s", strings.Join(names, " or "), orNone(p.Scopes.String()))
 	return newProblem(slugScopeMissing, detail).with("WWW-Authenticate",
-		`Bearer realm="millrace", error="insufficient_scope", scope="`+string(scope)+`"`)
+		`Bearer realm="millrace", error="insufficient_scope", scope="`+names[0]+`"`)
 }
 
 func orNone(s string) string {
@@ -97,4 +102,23 @@ func identifyOperator(_ context.Context, r *http.Request) (*auth.Principal, *pro
 		return nil, newProblem(slugTenantMissing, "the header "+tenantHeader+": "+err.Error())
 	}
 	return auth.Operator(tenant), nil
+}
+
+// methodVisitor is the method of a principal that showed no credential.
+const methodVisitor = "visitor"
+
+// identifyVisitor says which tenant's public catalogue a caller without a
+// credential wants to see: the one of the header, else of the parameter "tenant".
+func identifyVisitor(r *http.Request) (*auth.Principal, *problem) {
+	where, tenant := "the header "+tenantHeader, r.Header.Get(tenantHeader)
+	if tenant == "" {
+		where, tenant = `the query parameter "tenant"`, r.URL.Query().Get("tenant")
+	}
+	if tenant == "" {
+		return nil, newProblem(slugTenantMissing, "name the shop's tenant in the header "+tenantHeader+" or in the query parameter \"tenant\", or send a credential")
+	}
+	if err := auth.ValidateTenantID(tenant); err != nil {
+		return nil, newProblem(slugTenantMissing, where+": "+err.Error())
+	}
+	return &auth.Principal{TenantID: tenant, Method: methodVisitor}, nil
 }

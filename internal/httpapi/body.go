@@ -18,7 +18,8 @@ type bodies struct {
 	classes []int // ascending; the last holds one byte more than the largest body
 	pools   []sync.Pool
 	shares  *shares
-	max     int // bytes of the largest body
+	max     int    // bytes of the largest body
+	advice  string // what to do when a body is larger
 }
 
 // body is one request body in memory. It must be released, once. It belongs to
@@ -33,7 +34,13 @@ type body struct {
 
 // newBodies returns buffers for bodies of at most maxBytes.
 func newBodies(maxBytes int, bound Bytes) *bodies {
-	b := &bodies{max: maxBytes, shares: newShares(bound, 2*int64(maxBytes+1)+zstdDecoderBytes)}
+	return newBodiesOf(maxBytes, newShares(bound, 2*int64(maxBytes+1)+zstdDecoderBytes), "send smaller batches")
+}
+
+// newBodiesOf returns buffers for bodies of one kind, which share the bound on
+// bytes in flight with others. The shares must have room for the largest.
+func newBodiesOf(maxBytes int, s *shares, advice string) *bodies {
+	b := &bodies{max: maxBytes, shares: s, advice: advice}
 	for size := 4 << 10; size < maxBytes; size *= 4 {
 		b.classes = append(b.classes, size)
 	}
@@ -139,25 +146,25 @@ func (bd *body) fill(src io.Reader, size int64) (*body, error) {
 	}
 }
 
-// receive reads a request's body into memory, decompressed. On success the body
-// must be released.
-func (s *Server) receive(ex *exchange, r *http.Request, by holder) (*body, *problem) {
+// receive reads a request's body into memory, decompressed, as large as those of
+// the given kind may be. On success the body must be released.
+func (s *Server) receive(ex *exchange, r *http.Request, kind *bodies, by holder) (*body, *problem) {
 	enc, ok := encodingOf(r.Header["Content-Encoding"])
 	if !ok {
 		return nil, newProblem(slugEncoding, fmt.Sprintf("the Content-Encoding %q is not supported; use gzip or zstd, or send the body plain",
 			clip(r.Header.Get("Content-Encoding"))))
 	}
-	if r.ContentLength > int64(s.o.MaxBodyBytes) {
-		return nil, hangUp(r, s.tooLarge())
+	if r.ContentLength > int64(kind.max) {
+		return nil, hangUp(r, kind.tooLarge())
 	}
-	bd, err := s.bodies.get(by, 0)
+	bd, err := kind.get(by, 0)
 	if err != nil {
-		return nil, s.memoryProblem(err)
+		return nil, kind.memoryProblem(err)
 	}
 	if bd, err = bd.fill(r.Body, r.ContentLength); err != nil {
 		// The deadline stays: it bounds how long the rest may take to be drained.
 		bd.release()
-		return nil, s.readProblem(r, err)
+		return nil, s.readProblem(r, kind, err)
 	}
 	// Nothing more is read: from here on the connection may be quiet for as long
 	// as the answer takes.
@@ -170,35 +177,35 @@ func (s *Server) receive(ex *exchange, r *http.Request, by holder) (*body, *prob
 		bd, err = s.decoders.decode(packed, enc)
 		packed.release()
 		if err != nil {
-			return nil, s.decodeProblem(enc, err)
+			return nil, kind.decodeProblem(enc, err)
 		}
 	}
 	s.metrics.bodyBytes.WithLabelValues(enc.String()).Add(float64(len(bd.data)))
 	return bd, nil
 }
 
-func (s *Server) tooLarge() *problem {
-	return newProblem(slugBodyTooLarge, fmt.Sprintf("a body may have at most %d bytes, decompressed too; send smaller batches", s.o.MaxBodyBytes))
+func (b *bodies) tooLarge() *problem {
+	return newProblem(slugBodyTooLarge, fmt.Sprintf("a body may have at most %d bytes, decompressed too; %s", b.max, b.advice))
 }
 
 // memoryProblem says why there is no memory for a body.
-func (s *Server) memoryProblem(err error) *problem {
+func (b *bodies) memoryProblem(err error) *problem {
 	detail := "the memory for request bodies is in use by other requests; wait for retryAfter seconds and send again"
 	if errors.Is(err, errShareUsed) {
 		detail = fmt.Sprintf("the requests under way for this tenant or webhook source hold their share of the memory for request bodies (%d bytes); "+
-			"wait for retryAfter seconds, and send fewer or smaller batches at once", s.bodies.shares.most)
+			"wait for retryAfter seconds, and send fewer or smaller batches at once", b.shares.most)
 	}
 	return newProblem(slugOverloaded, detail).after(time.Second)
 }
 
 // readProblem says why a body could not be read.
-func (s *Server) readProblem(r *http.Request, err error) *problem {
+func (s *Server) readProblem(r *http.Request, kind *bodies, err error) *problem {
 	var netErr net.Error
 	switch {
 	case errors.Is(err, errNoMemory), errors.Is(err, errShareUsed):
-		return s.memoryProblem(err)
+		return kind.memoryProblem(err)
 	case errors.Is(err, errTooLarge):
-		return hangUp(r, s.tooLarge())
+		return hangUp(r, kind.tooLarge())
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return hangUp(r, newProblem(slugSlowBody,
 			fmt.Sprintf("the body was not complete %v after the header; send it faster or in smaller batches", s.o.BodyTimeout)))
@@ -208,12 +215,12 @@ func (s *Server) readProblem(r *http.Request, err error) *problem {
 }
 
 // decodeProblem says why a body could not be decompressed.
-func (s *Server) decodeProblem(enc encoding, err error) *problem {
+func (b *bodies) decodeProblem(enc encoding, err error) *problem {
 	switch {
 	case errors.Is(err, errNoMemory), errors.Is(err, errShareUsed):
-		return s.memoryProblem(err)
+		return b.memoryProblem(err)
 	case errors.Is(err, errTooLarge):
-		return s.tooLarge()
+		return b.tooLarge()
 	}
 	return newProblem(slugCorruptEncoding, fmt.Sprintf("the body is not valid %s: %v", enc, err))
 }

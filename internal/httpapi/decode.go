@@ -67,6 +67,7 @@ const (
 
 // decoders keeps decoders for use again: a fresh one costs more than a body.
 type decoders struct {
+	maxBytes   int // of the largest body of any kind, decompressed
 	gzip, zstd sync.Pool
 }
 
@@ -131,7 +132,7 @@ func (d *decoders) unzstd(packed *body) (*body, error) {
 		}
 		size = int(header.FrameContentSize)
 	}
-	zr, err := d.zstdDecoder(b.max)
+	zr, err := d.zstdDecoder()
 	if err != nil {
 		return nil, err
 	}
@@ -165,11 +166,11 @@ func (d *decoders) unzstd(packed *body) (*body, error) {
 
 // zstdDecoder returns a decoder that decodes in the caller's goroutine and no
 // further than its destination has room.
-func (d *decoders) zstdDecoder(maxBytes int) (*zstd.Decoder, error) {
+func (d *decoders) zstdDecoder() (*zstd.Decoder, error) {
 	if zr, ok := d.zstd.Get().(*zstd.Decoder); ok {
 		return zr, nil
 	}
-	most := max(maxWindowBytes, uint64(maxBytes)+1)
+	most := max(maxWindowBytes, uint64(d.maxBytes)+1)
 	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true),
 		zstd.WithDecoderMaxWindow(most), zstd.WithDecoderMaxMemory(most))
 }

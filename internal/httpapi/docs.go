@@ -295,6 +295,11 @@ func curlOf(op *huma.Operation) string {
 	if len(op.Security) > 0 {
 		line += ` -H "Authorization: Bearer $TOKEN"`
 	}
+	for _, p := range op.Parameters {
+		if p.In == "header" && p.Required {
+			line += fmt.Sprintf(" -H '%s: %s'", p.Name, exampleText(p.Example))
+		}
+	}
 	if op.RequestBody != nil && op.RequestBody.Required {
 		line += " -H 'Content-Type: application/json' -d '" + strings.ReplaceAll(compactExample(op.RequestBody), "'", `'\''`) + "'"
 	}

@@ -51,9 +51,16 @@ func problemOf(ctx context.Context, err error) *problem {
 	case errors.Is(err, deadletter.ErrTruncated):
 		return newProblem(slugNotRedrivable, deadletter.ErrTruncated.Error())
 	case errors.Is(err, event.ErrBadCursor), errors.Is(err, deadletter.ErrBadCursor):
-		return invalidParameter("cursor", "is not one this server gave; begin again without a cursor")
+		return badCursor()
+	}
+	if p := shopProblem(err); p != nil {
+		return p
 	}
 	return failure(ctx, err)
+}
+
+func badCursor() *problem {
+	return invalidParameter("cursor", "is not one this server gave; begin again without a cursor")
 }
 
 // failure is the problem of an error that nobody expected.
@@ -69,18 +76,22 @@ func failure(ctx context.Context, err error) *problem {
 }
 
 func unavailableProblem(u *event.Unavailable) *problem {
-	slug := u.Reason
-	if u.Unknown {
+	return notNow(u.Reason, u.Detail, u.RetryAfter, u.Unknown, u.Err)
+}
+
+// notNow is the problem of what the domain cannot do now, for a reason of the
+// table.
+func notNow(slug, detail string, wait time.Duration, unknown bool, cause error) *problem {
+	if unknown {
 		slug = slugOutcomeUnknown
 	}
 	if kind, ok := lookupKind(slug); !ok || kind.status != 503 {
 		slug = slugOverloaded
 	}
-	wait := u.RetryAfter
 	if wait <= 0 {
 		wait = time.Second
 	}
-	return newProblem(slug, u.Detail).after(wait).because(u.Err)
+	return newProblem(slug, detail).after(wait).because(cause)
 }
 
 func syntaxProblem(e *scan.SyntaxError) *problem {

@@ -32,7 +32,7 @@ func (sf *surface) postEvents(ctx context.Context, ex *exchange, r *http.Request
 		ex.refuse(refused)
 		return
 	}
-	bd, refused := s.receive(ex, r, holder{tenant: p.TenantID})
+	bd, refused := s.receive(ex, r, s.bodies, holder{tenant: p.TenantID})
 	if refused != nil {
 		ex.refuse(refused)
 		return
@@ -59,7 +59,7 @@ func (sf *surface) postHook(ctx context.Context, ex *exchange, r *http.Request) 
 		ex.refuse(refused)
 		return
 	}
-	bd, refused := s.receive(ex, r, holder{source: source})
+	bd, refused := s.receive(ex, r, s.bodies, holder{source: source})
 	if refused != nil {
 		ex.refuse(refused)
 		return

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -51,9 +52,13 @@ func newAPI(sf *surface, title, description, version string) huma.API {
 
 // newPublicSurface builds the routes of the API.
 func newPublicSurface(s *Server) (*surface, error) {
-	sf := newSurface(s, "Millrace", "Events in, durable before they are answered. "+
+	sf := newSurface(s, "Millrace", "Events in, durable before they are answered; orders through, never oversold and never charged twice. "+
 		"Every error is a problem (RFC 9457) whose type is stable; every answer carries X-Request-Id.")
 	sf.identify = s.identifyBearer
+	sf.api.OpenAPI().Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"bearer": {Type: "http", Scheme: "bearer", Description: "A JSON Web Token or an API key."},
+		"apiKey": {Type: "apiKey", In: "header", Name: "X-API-Key", Description: "An API key."},
+	}
 	doc := sf.api.OpenAPI()
 	doc.Tags = []*huma.Tag{
 		{Name: "Events", Description: "Send events, read them back, count them, follow them live."},
@@ -61,10 +66,7 @@ func newPublicSurface(s *Server) (*surface, error) {
 		{Name: "API keys", Description: "Credentials for devices and partners."},
 		{Name: "Server", Description: "Probes and this description."},
 	}
-	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"bearer": {Type: "http", Scheme: "bearer", Description: "A JSON Web Token or an API key."},
-		"apiKey": {Type: "apiKey", In: "header", Name: "X-API-Key", Description: "An API key."},
-	}
+	doc.Tags = append(s.shopTags(), doc.Tags...)
 	sf.handle(http.MethodPost, "/events", sf.postEvents).quiet = true
 	sf.handle(http.MethodPost, "/hooks/{source}", sf.postHook).quiet = true
 	sf.handle(http.MethodGet, "/events/tail", sf.getTail)
@@ -72,6 +74,7 @@ func newPublicSurface(s *Server) (*surface, error) {
 	sf.registerDeadLetters()
 	sf.registerKeys()
 	sf.registerProbes()
+	sf.registerShop()
 	sf.describePlainRoutes()
 	return sf, sf.publish()
 }
@@ -119,22 +122,24 @@ func (sf *surface) publish() error {
 
 // describe completes an operation before it is registered: its problems, and what
 // it asks of the credential.
-func describe(op *huma.Operation, scope auth.Scope) {
+func describe(op *huma.Operation, who access) {
 	slugs := []string{slugInvalidParameter, auth.CodeTokenMissing, slugScopeMissing, slugInternal, slugQueryTimeout}
 	switch {
-	case op.Method == http.MethodPost && op.Path != "/dead-letters/redrive":
+	case op.Method == http.MethodPut, op.Method == http.MethodPost && op.Path != "/dead-letters/redrive":
 		slugs = append(slugs, slugBodyTooLarge, slugMediaType, slugInvalidBody, slugSlowBody)
 	}
-	if bytes.Contains([]byte(op.Path), []byte("{id}")) {
+	if strings.Contains(op.Path, "{id}") || strings.Contains(op.Path, "{sku}") && op.Method == http.MethodGet {
 		slugs = append(slugs, slugNotFound)
 	}
+	more, _ := op.Metadata[problemsKey].([]string)
+	slugs = append(slugs, more...)
 	if op.OperationID == "redriveDeadLetter" {
 		slugs = append(slugs, slugNotRedrivable, slugNoValidEvents)
 	}
 	if op.OperationID == "redriveDeadLetter" || op.OperationID == "redriveDeadLetters" {
 		slugs = append(slugs, slugRateLimited)
 	}
-	secure(op, scope)
+	secure(op, who.scopes...)
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
 	}
@@ -144,9 +149,18 @@ func describe(op *huma.Operation, scope auth.Scope) {
 	problemResponses(op.Responses, slugs...)
 }
 
-func secure(op *huma.Operation, scope auth.Scope) {
+// secure says that an operation asks for a credential, with one of the scopes if
+// there are any.
+func secure(op *huma.Operation, scopes ...auth.Scope) {
 	op.Security = []map[string][]string{{"bearer": {}}, {"apiKey": {}}}
-	op.Extensions = map[string]any{"x-scope": string(scope)}
+	if len(scopes) == 0 {
+		return
+	}
+	names := make([]string, len(scopes))
+	for i, s := range scopes {
+		names[i] = string(s)
+	}
+	op.Extensions = map[string]any{"x-scope": strings.Join(names, " or ")}
 }
 
 // problemRef is the schema of all errors.

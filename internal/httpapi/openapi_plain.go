@@ -57,6 +57,7 @@ func (sf *surface) describePlainRoutes() {
 	doc.AddOperation(sf.describePostEvents())
 	doc.AddOperation(sf.describePostHook())
 	doc.AddOperation(sf.describeTail())
+	sf.describeShop(doc)
 	sf.describeServer(doc)
 }
 

@@ -25,6 +25,23 @@ type Options struct {
 	// and a tenant over its rate are refused before the body is read. Nil means
 	// that only Hooks tells.
 	HookTenant func(source string) (tenantID string, known bool)
+	// The parts that take orders and what belongs to them. Each may be nil: then its
+	// routes are not there.
+	Orders    Orders
+	Catalog   Catalog
+	Stock     Stock
+	Audit     AuditLog
+	Endpoints WebhookEndpoints
+	// PaymentNotices takes what Stripe tells by webhook; Sandbox shows what the
+	// payment sandbox has in its books. Nil means that there is no such route.
+	PaymentNotices PaymentNotices
+	Sandbox        SandboxLedger
+	// OrderRates limits the orders of each tenant; nil means no limit.
+	OrderRates Rates
+	// CatalogPublic lets everyone read products without a credential; the tenant
+	// then is named by X-Millrace-Tenant or the parameter "tenant".
+	CatalogPublic bool
+
 	// Rates limits each tenant; nil means no limit.
 	Rates Rates
 	// Bytes bounds the memory of request bodies; nil means no bound.
@@ -65,6 +82,11 @@ type Options struct {
 	// MaxReadsPerTenant.
 	MaxReads, MaxReadsPerTenant int
 
+	// MaxWaits and MaxWaitsPerTenant bound the requests that wait for an order to
+	// change (GET /orders/{id}/status?wait=); 5,000 and 2,000. MaxWaits is at least
+	// MaxWaitsPerTenant.
+	MaxWaits, MaxWaitsPerTenant int
+
 	// HeaderTimeout bounds the reading of a request's header; 10 s.
 	HeaderTimeout time.Duration
 	// BodyTimeout bounds the time from a request's header to the end of its body;
@@ -103,6 +125,9 @@ func (o *Options) setDefaults() {
 	setDefault(&o.MaxReads, 64)
 	setDefault(&o.MaxReadsPerTenant, 16)
 	o.MaxReads = max(o.MaxReads, o.MaxReadsPerTenant)
+	setDefault(&o.MaxWaits, 5000)
+	setDefault(&o.MaxWaitsPerTenant, 2000)
+	o.MaxWaits = max(o.MaxWaits, o.MaxWaitsPerTenant)
 	setDefault(&o.HeaderTimeout, 10*time.Second)
 	setDefault(&o.BodyTimeout, 20*time.Second)
 	setDefault(&o.WriteTimeout, 2*time.Minute)
@@ -148,7 +173,8 @@ func (o *Options) validate() error {
 	}
 	for name, n := range map[string]int64{
 		"MaxBodyBytes": int64(o.MaxBodyBytes), "MaxHeaderBytes": int64(o.MaxHeaderBytes), "MaxTails": int64(o.MaxTails),
-		"MaxReads": int64(o.MaxReads), "MaxReadsPerTenant": int64(o.MaxReadsPerTenant), "HeaderTimeout": int64(o.HeaderTimeout), "BodyTimeout": int64(o.BodyTimeout),
+		"MaxReads": int64(o.MaxReads), "MaxReadsPerTenant": int64(o.MaxReadsPerTenant),
+		"MaxWaits": int64(o.MaxWaits), "MaxWaitsPerTenant": int64(o.MaxWaitsPerTenant), "HeaderTimeout": int64(o.HeaderTimeout), "BodyTimeout": int64(o.BodyTimeout),
 		"WriteTimeout": int64(o.WriteTimeout), "IdleTimeout": int64(o.IdleTimeout), "QueryTimeout": int64(o.QueryTimeout),
 		"ProbeTimeout": int64(o.ProbeTimeout), "TailHeartbeat": int64(o.TailHeartbeat), "TailWriteTimeout": int64(o.TailWriteTimeout),
 		"DrainDelay": int64(o.DrainDelay) + 1, "DrainTimeout": int64(o.DrainTimeout),

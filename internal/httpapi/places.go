@@ -72,3 +72,14 @@ func newReads(most, perTenant int) *places {
 			"wait for retryAfter seconds and read again", most)).after(time.Second)
 	})
 }
+
+// newWaits returns the places of requests that wait for an order to change.
+func newWaits(most, perTenant int) *places {
+	return newPlaces(most, perTenant, func() *problem {
+		return newProblem(slugTooManyWaits, fmt.Sprintf("%d requests of the tenant wait for an order to change, which is the most; "+
+			"ask without wait, every few seconds", perTenant)).after(retryUnavailable)
+	}, func() *problem {
+		return newProblem(slugTooManyWaits, fmt.Sprintf("%d requests wait for an order to change, which is the most; "+
+			"ask without wait, every few seconds", most)).after(retryUnavailable)
+	})
+}

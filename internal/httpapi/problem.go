@@ -25,6 +25,7 @@ type problem struct {
 	Errors     []parameterError `json:"errors,omitempty" doc:"Each thing that is wrong, when it can be told apart."`
 	BatchID    string           `json:"batchId,omitempty" doc:"The batch the rejected events belong to."`
 	Rejected   []rejectedEvent  `json:"rejected,omitempty" doc:"The events that were not accepted. They are kept as dead letters."`
+	Items      []refusedItem    `json:"items,omitempty" doc:"The items of the order that it is about."`
 
 	cause  error       // for the log only
 	header http.Header // further headers of the answer, nil if none
@@ -41,6 +42,13 @@ type rejectedEvent struct {
 	Index  int    `json:"index" doc:"Its position in the batch, from 0."`
 	ID     string `json:"id" doc:"The event's id, empty if it could not be read."`
 	Reason string `json:"reason" doc:"What is wrong and what to do."`
+}
+
+// refusedItem is an item of an order that cannot be had.
+type refusedItem struct {
+	SKU       string `json:"sku" example:"tee-black-m"`
+	Requested int64  `json:"requested" doc:"What all lines of the order with this SKU ask for." example:"3"`
+	Available *int64 `json:"available,omitempty" doc:"What could be had now, if stock is the reason." example:"1"`
 }
 
 // newProblem returns a problem of a kind from the table.
@@ -127,6 +135,21 @@ func (p *problem) appendJSON(b []byte) []byte {
 		b = appendRejected(b, r.Index, r.ID, r.Reason)
 	}
 	if len(p.Rejected) > 0 {
+		b = append(b, ']')
+	}
+	for i, item := range p.Items {
+		b = append(b, separator(i, `,"items":[`)...)
+		b = append(b, `{"sku":`...)
+		b = appendString(b, item.SKU)
+		b = append(b, `,"requested":`...)
+		b = strconv.AppendInt(b, item.Requested, 10)
+		if item.Available != nil {
+			b = append(b, `,"available":`...)
+			b = strconv.AppendInt(b, *item.Available, 10)
+		}
+		b = append(b, '}')
+	}
+	if len(p.Items) > 0 {
 		b = append(b, ']')
 	}
 	return append(b, '}', '\n')

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"millrace/internal/auth"
+	"millrace/internal/order"
 )
 
 // Problem types of the edge itself. Those of the domain (event.Unavailable) and
@@ -42,6 +43,22 @@ const (
 	slugClientGone       = "client-gone"
 	slugInternal         = "internal"
 	slugTenantMissing    = "tenant-missing"
+
+	slugKeyMissing           = "idempotency-key-missing"
+	slugKeyReused            = "idempotency-key-reused"
+	slugOutOfStock           = order.RefusedOutOfStock
+	slugUnknownSKU           = order.RefusedUnknownSKU
+	slugInactiveProduct      = order.RefusedInactive
+	slugCurrencyMismatch     = order.RefusedCurrency
+	slugTotalTooLarge        = order.RefusedTotal
+	slugOrderState           = "order-state"
+	slugStockReserved        = "stock-reserved"
+	slugStockOutOfRange      = "stock-out-of-range"
+	slugPreconditionFailed   = "precondition-failed"
+	slugPreconditionRequired = "precondition-required"
+	slugTooManyEndpoints     = "too-many-endpoints"
+	slugTooManyWaits         = "too-many-waits"
+	slugStoreUnavailable     = "store-unavailable"
 )
 
 // statusClientGone is for the log: nobody reads the answer.
@@ -64,6 +81,7 @@ var problemKinds = [...]problemKind{
 	{slugWrongShape, 400, "The body holds no batch of events", "Send an array of events, {\"events\":[…]}, NDJSON or CloudEvents."},
 	{slugTruncatedBody, 400, "The body ended early", "Send the request again; nothing of it was kept."},
 	{slugCorruptEncoding, 400, "The compressed body cannot be decompressed", "Compress the body as Content-Encoding says, or send it plain."},
+	{slugKeyMissing, 400, "The Idempotency-Key is missing", "Send the header Idempotency-Key with a new random value for each order, such as a UUID, and the same value when you repeat the request."},
 	{slugTenantMissing, 400, "The request names no tenant", "Name the tenant in the X-Millrace-Tenant header."},
 	{slugWebhookPayload, 400, "The webhook delivery cannot be used", "Send the delivery as the source's scheme demands."},
 	{auth.CodeTokenMissing, 401, "A credential is needed", "Send Authorization: Bearer with a token or an API key."},
@@ -88,15 +106,28 @@ var problemKinds = [...]problemKind{
 	{slugMethodNotAllowed, 405, "The method is not allowed here", "Use one of the methods in the Allow header."},
 	{slugSlowBody, 408, "The body came too slowly", "Send it faster or in smaller batches; nothing of it was kept."},
 	{slugNotRedrivable, 409, "The dead letter cannot be redriven as it is", "Send a replacement event in the body, or delete it."},
+	{slugOutOfStock, 409, "Not enough in stock", "items says what is available. Nothing was reserved, and the same Idempotency-Key may be used again."},
+	{slugOrderState, 409, "The order's status does not allow that", "Read the order: detail says why it is too early or too late."},
+	{slugStockReserved, 409, "More is reserved than would be left", "Cancel orders first, or leave at least what is reserved."},
+	{slugStockOutOfRange, 409, "The stock would be out of range", "Give a smaller change; the bounds are in detail."},
+	{slugTooManyEndpoints, 409, "The tenant has as many webhook endpoints as there may be", "Delete one first."},
+	{slugPreconditionFailed, 412, "It has changed meanwhile", "Read it again, put your change on top and send the new ETag in If-Match."},
 	{slugBodyTooLarge, 413, "The body is too large", "Send smaller batches; the limit is in detail and counts decompressed bytes."},
 	{slugTooManyEvents, 413, "The batch holds too many events", "Split the batch."},
 	{slugMediaType, 415, "The Content-Type is not supported", "Use one of the media types named in detail."},
 	{slugEncoding, 415, "The Content-Encoding is not supported", "Use gzip or zstd, or send the body plain."},
 	{slugInvalidBody, 422, "The body is not valid", "Mend what errors[].location names."},
+	{slugKeyReused, 422, "The Idempotency-Key was used for another request", "Use a new key for a new request, and the same body with the same key when you repeat one."},
+	{slugUnknownSKU, 422, "No such product", "items names what the catalogue does not have."},
+	{slugInactiveProduct, 422, "The product cannot be ordered", "items names what is not on sale now."},
+	{slugCurrencyMismatch, 422, "The products have prices in different currencies", "Order the products that items names separately."},
+	{slugTotalTooLarge, 422, "The order's total is too large", "Order less at once."},
 	{slugEmptyBatch, 422, "The batch holds no event", "Send at least one event."},
 	{slugNoValidEvents, 422, "No event of the batch is valid", "Mend the events as rejected[].reason says. They are kept as dead letters."},
+	{slugPreconditionRequired, 428, "Say which version you saw", "Send If-Match with the ETag that the answer carries, if that is the version you want to change."},
 	{slugRateLimited, 429, "The tenant's rate is used up", "Wait for retryAfter seconds; the RateLimit headers say what is left."},
 	{slugTooManyStreams, 429, "Too many live tails are open", "Close one, or share one between readers."},
+	{slugTooManyWaits, 429, "Too many requests wait for a change", "Ask without wait, every few seconds."},
 	{slugTooManyReads, 429, "Too many reads are under way", "Wait for one to end; read fewer pages at once."},
 	{slugClientGone, statusClientGone, "The client went away", "Nothing: this appears in logs only."},
 	{slugInternal, 500, "Something went wrong here", "Try again; if it stays, report the instance."},
@@ -108,7 +139,8 @@ var problemKinds = [...]problemKind{
 	{"shutting-down", 503, "The server is shutting down", "Send again; another instance or the restarted one will answer."},
 	{"store-timeout", 503, "The store did not answer in time", "Send again with the same ids: the events may be there already."},
 	{"store-behind", 503, "The store is behind the log", "Wait for retryAfter seconds and redrive again; nothing was done."},
-	{slugOutcomeUnknown, 503, "The outcome is not known", "Send again with the same ids: events that were kept are recognised."},
+	{slugStoreUnavailable, 503, "The database does not take writes now", "Wait for retryAfter seconds and send again; nothing was done."},
+	{slugOutcomeUnknown, 503, "The outcome is not known", "Send again with the same ids, or the same Idempotency-Key: what was kept is recognised."},
 	{slugQueryTimeout, 503, "The query took too long", "Ask for a shorter time range or a smaller page."},
 	{slugAuthUnavailable, 503, "Credentials cannot be checked now", "Wait for retryAfter seconds and try again."},
 	{slugNotReady, 503, "Not ready", "Send requests to another instance until this one is ready."},

@@ -151,6 +151,20 @@ func (q *paramReader) minutes(name string, def, low, high time.Duration) time.Du
 	return d
 }
 
+// wait reads how long a caller is willing to wait, such as 30s; none by default.
+func (q *paramReader) wait(name string, high time.Duration) time.Duration {
+	v := q.take(name)
+	if v == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 0 || d > high {
+		q.wrong(name, "is %q; give a time from 0s to %v, such as 30s", clip(v), high)
+		return 0
+	}
+	return d
+}
+
 // err returns what is wrong, nil if nothing is. Parameters that were never asked
 // for are wrong too: they are nearly always misspelt, and would be ignored.
 func (q *paramReader) err() error {

@@ -8,9 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"millrace/internal/order"
 )
 
 // Server is the edge. Make it with New.
@@ -23,11 +26,13 @@ type Server struct {
 	http      *http.Server
 	cert      *certificate // nil without TLS
 	bodies    *bodies
+	orders    *bodies // of POST /orders, whose bodies are small
 	decoders  decoders
 	exchanges sync.Pool
 	answers   sync.Pool // *[]byte for answers
 	tails     *places
 	reads     *places
+	waits     *places
 	readiness readiness
 	refusals  lineBudget
 	started   time.Time
@@ -49,10 +54,13 @@ func New(o Options) (*Server, error) {
 		bodies:   newBodies(o.MaxBodyBytes, o.Bytes),
 		tails:    newTails(o.MaxTails, o.MaxTailsPerTenant),
 		reads:    newReads(o.MaxReads, o.MaxReadsPerTenant),
+		waits:    newWaits(o.MaxWaits, o.MaxWaitsPerTenant),
 		refusals: lineBudget{perSecond: 20},
 		started:  o.Now(),
 		drained:  make(chan struct{}),
 	}
+	s.orders = newBodiesOf(min(maxOrderBytes, o.MaxBodyBytes), s.bodies.shares, "an order has at most "+strconv.Itoa(order.MaxLines)+" items")
+	s.decoders.maxBytes = o.MaxBodyBytes
 	s.exchanges.New = func() any { return new(exchange) }
 	s.answers.New = func() any { b := make([]byte, 0, 4<<10); return &b }
 	s.readiness.timeout = o.ProbeTimeout

@@ -150,7 +150,7 @@ func TestAZstdWindowCostsNoMemory(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	const n = 8
 	for range n {
-		f.server.decoders = decoders{} // each with a decoder of its own
+		f.server.decoders = decoders{maxBytes: f.server.o.MaxBodyBytes} // each with a decoder of its own
 		send()
 	}
 	runtime.ReadMemStats(&after)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,6 +65,35 @@ func (sf *surface) authorize(ctx context.Context, ex *exchange, r *http.Request,
 	return p, nil
 }
 
+// access is who may use a route.
+type access struct {
+	// scopes are those of which any will do; without one every credential will.
+	scopes []auth.Scope
+	// open says that no credential is needed when the catalogue is public.
+	open bool
+}
+
+// admits says whether a caller may use the route.
+func (a access) admits(p *auth.Principal) bool {
+	return len(a.scopes) == 0 || slices.ContainsFunc(a.scopes, p.Has)
+}
+
+// permit says who calls and whether it has access.
+func (sf *surface) permit(ctx context.Context, ex *exchange, r *http.Request, a access) (*auth.Principal, *problem) {
+	if a.open && sf.server.o.CatalogPublic && len(r.Header["Authorization"]) == 0 && len(r.Header["X-Api-Key"]) == 0 && sf == sf.server.public {
+		return identifyVisitor(r)
+	}
+	p, refused := sf.identify(ctx, r)
+	if refused != nil {
+		return nil, refused
+	}
+	ex.principal = p
+	if !a.admits(p) {
+		return nil, scopeMissing(p, a.scopes...)
+	}
+	return p, nil
+}
+
 // notFound answers what no route matches: 405 if another method would.
 func (sf *surface) notFound(ex *exchange, r *http.Request) {
 	var allowed []string
@@ -113,22 +143,29 @@ func bodyFrom(ctx context.Context) []byte {
 	return b
 }
 
-// scopeKey is where an operation's metadata say which scope it needs.
-const scopeKey = "millrace-scope"
+// accessKey is where an operation's metadata say who may use it.
+const accessKey = "millrace-access"
 
 // longReadKey is where an operation's metadata say that it can read much, so that
 // only so many of its kind run at once.
 const longReadKey = "millrace-long-read"
+
+// problemsKey is where an operation's metadata list the problems that it has
+// besides those that all of its kind have.
+const problemsKey = "millrace-problems"
+
+// hasProblems returns metadata with further problems.
+func hasProblems(slugs ...string) map[string]any { return map[string]any{problemsKey: slugs} }
 
 // longRead returns the metadata of an operation that can read much.
 func longRead() map[string]any { return map[string]any{longReadKey: true} }
 
 // Handle registers a huma operation; huma calls it.
 func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
-	scope, guarded := op.Metadata[scopeKey].(auth.Scope)
+	who, guarded := op.Metadata[accessKey].(access)
 	sf.handle(op.Method, op.Path, func(ctx context.Context, ex *exchange, r *http.Request) {
 		if guarded {
-			p, refused := sf.authorize(ctx, ex, r, scope)
+			p, refused := sf.permit(ctx, ex, r, who)
 			if refused != nil {
 				ex.refuse(refused)
 				return
@@ -159,16 +196,22 @@ func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 	})
 }
 
-// register adds an operation. Whatever the operation's code returns as error
-// leaves as a problem; causes stay in the log.
+// register adds an operation that needs a scope. Whatever the operation's code
+// returns as error leaves as a problem; causes stay in the log.
 func register[I, O any](sf *surface, op huma.Operation, scope auth.Scope, do func(context.Context, *I) (*O, error)) {
+	registerFor(sf, op, access{scopes: []auth.Scope{scope}}, do)
+}
+
+// registerFor is register for an operation that more than one scope opens, or
+// none.
+func registerFor[I, O any](sf *surface, op huma.Operation, who access, do func(context.Context, *I) (*O, error)) {
 	if op.Metadata == nil {
 		op.Metadata = map[string]any{}
 	}
-	op.Metadata[scopeKey] = scope
+	op.Metadata[accessKey] = who
 	op.MaxBodyBytes = -1    // receiveSmall has bounded it
 	op.BodyReadTimeout = -1 // and has read it
-	describe(&op, scope)
+	describe(&op, who)
 	huma.Register(sf.api, op, func(ctx context.Context, in *I) (*O, error) {
 		ctx, cancel := context.WithTimeout(ctx, sf.server.o.QueryTimeout)
 		defer cancel()
@@ -225,19 +268,27 @@ func (s *Server) receiveSmall(ex *exchange, r *http.Request) (*body, *problem) {
 	if ex.principal != nil {
 		by.tenant = ex.principal.TenantID
 	}
-	bd, refused := s.receive(ex, r, by)
+	bd, refused := s.receive(ex, r, s.bodies, by)
 	if refused != nil {
 		return nil, refused
 	}
 	if ct := r.Header.Get("Content-Type"); ct != "" && len(bd.data) > 0 {
-		if media, _, _ := strings.Cut(ct, ";"); lowerASCII(strings.TrimSpace(media)) != "application/json" {
+		if refused := checkMedia(ct); refused != nil {
 			bd.release()
-			return nil, newProblem(slugMediaType, fmt.Sprintf("the Content-Type %q is not supported here; use application/json", clip(ct)))
+			return nil, refused
 		}
 	}
 	r.Body = &memoryBody{data: bd.data}
 	r.ContentLength = int64(len(bd.data))
 	return bd, nil
+}
+
+// checkMedia refuses every Content-Type but JSON's.
+func checkMedia(contentType string) *problem {
+	if media, _, _ := strings.Cut(contentType, ";"); lowerASCII(strings.TrimSpace(media)) != "application/json" {
+		return newProblem(slugMediaType, fmt.Sprintf("the Content-Type %q is not supported here; use application/json", clip(contentType)))
+	}
+	return nil
 }
 
 // retryUnavailable is how long a caller should wait when nothing better is known.

@@ -1,0 +1,111 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"millrace/internal/auth"
+	"millrace/internal/order"
+)
+
+// maxStatusWait bounds how long a request may wait for an order to change.
+const maxStatusWait = time.Minute
+
+// getOrderStatus tells where an order stands, and can wait for it to change: with
+// If-None-Match for any change of that version, without it for the end.
+func (sf *surface) getOrderStatus(ctx context.Context, ex *exchange, r *http.Request) {
+	s := sf.server
+	p, refused := sf.permit(ctx, ex, r, orderReaders)
+	if refused != nil {
+		ex.refuse(refused)
+		return
+	}
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	in := params{values: values, err: err}
+	q := in.reader()
+	wait := q.wait("wait", maxStatusWait)
+	if err := q.err(); err != nil {
+		ex.refuse(problemOf(ctx, err))
+		return
+	}
+	if r.Method == http.MethodHead {
+		wait = 0
+	}
+	known := r.Header.Get("If-None-Match")
+	o, err := s.statusOf(ctx, ex, p, r.PathValue("id"), known, wait)
+	if err != nil {
+		ex.refuse(problemOf(ctx, err))
+		return
+	}
+	h := ex.Header()
+	h["Etag"] = []string{etagOf(o.Version)}
+	h["Cache-Control"] = valueNoCache
+	if known != "" && matches(known, o.Version) {
+		ex.WriteHeader(http.StatusNotModified)
+		return
+	}
+	buf := s.answers.Get().(*[]byte)
+	*buf = appendStatus((*buf)[:0], &o)
+	ex.answer(http.StatusOK, *buf)
+	s.answers.Put(buf)
+}
+
+// valueNoCache lets the caller keep an answer that it must ask about every time.
+var valueNoCache = []string{"private, no-cache"}
+
+// statusOf returns an order, after it changed or as it stands when the wait is
+// over.
+func (s *Server) statusOf(ctx context.Context, ex *exchange, p *auth.Principal, id, known string, wait time.Duration) (order.Order, error) {
+	v := viewerOf(p)
+	if wait == 0 {
+		ctx, cancel := context.WithTimeout(ctx, s.o.QueryTimeout)
+		defer cancel()
+		return s.o.Orders.Order(ctx, v, id)
+	}
+	version, single := etagVersion(known)
+	if known != "" && !single { // a list, or *: what stands now is what it is about
+		o, err := s.o.Orders.Order(ctx, v, id)
+		if err != nil || !matches(known, o.Version) {
+			return o, err
+		}
+		version = o.Version
+	}
+	if refused := s.waits.enter(p.TenantID); refused != nil {
+		return order.Order{}, refused
+	}
+	defer s.waits.leave(p.TenantID)
+	if !p.ExpiresAt.IsZero() {
+		wait = max(min(wait, time.Until(p.ExpiresAt)), time.Millisecond)
+	}
+	// The bound on the answer's time does not know of the wait.
+	_ = http.NewResponseController(ex).SetWriteDeadline(time.Now().Add(wait + s.o.WriteTimeout)) // not every writer has one
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with ctx, which is cancelled above
+		select {
+		case <-s.drained:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return s.o.Orders.WaitStatus(ctx, v, id, version, wait)
+}
+
+// appendStatus appends where an order stands.
+func appendStatus(b []byte, o *order.Order) []byte {
+	b = append(b, `{"id":`...)
+	b = appendString(b, o.ID)
+	b = append(b, `,"status":`...)
+	b = appendString(b, string(o.Status))
+	b = append(b, `,"version":`...)
+	b = strconv.AppendInt(b, o.Version, 10)
+	b = append(b, `,"updatedAt":`...)
+	b = appendTime(b, o.UpdatedAt)
+	if o.Parked() {
+		b = append(b, `,"parked":true`...)
+	}
+	return append(b, '}', '\n')
+}

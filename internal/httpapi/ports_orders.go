@@ -1,0 +1,115 @@
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"millrace/internal/audit"
+	"millrace/internal/catalog"
+	"millrace/internal/fulfilment"
+	"millrace/internal/inventory"
+	"millrace/internal/order"
+	"millrace/internal/payment"
+)
+
+// Orders is what can be asked of orders. *order.Service is one. Errors of all but
+// Admit: order.ErrNotFound, *order.InvalidError, *order.Unavailable.
+type Orders interface {
+	// Admit says whether an order would be taken now, before its body is read. The
+	// error is an *order.Unavailable.
+	Admit() error
+	// Place places an order. Further errors: *order.RefusedError, order.ErrKeyReused.
+	// It may keep the request's strings.
+	Place(ctx context.Context, r order.Request) (order.Receipt, error)
+
+	Order(ctx context.Context, v order.Viewer, id string) (order.Order, error)
+	// WaitStatus returns the order once its version is not the given one (0: once its
+	// status is terminal), or as it stands when wait is over or ctx ends.
+	WaitStatus(ctx context.Context, v order.Viewer, id string, version int64, wait time.Duration) (order.Order, error)
+	History(ctx context.Context, v order.Viewer, id string) ([]order.HistoryEntry, error)
+	// List returns a page of what the viewer may see; order.ErrBadCursor.
+	List(ctx context.Context, v order.Viewer, q order.Query) (order.Page, error)
+
+	// The commands. *order.NotAllowedError when the order's status does not take it;
+	// what has happened already is no error.
+	Cancel(ctx context.Context, c order.Command) (order.Order, error)
+	// Refund's further error is order.ErrKeyReused.
+	Refund(ctx context.Context, r order.RefundRequest) (order.RefundReceipt, error)
+	Ship(ctx context.Context, r order.ShipRequest) (order.Order, error)
+	Deliver(ctx context.Context, c order.Command) (order.Order, error)
+}
+
+// Catalog is the products. *catalog.Service is one.
+type Catalog interface {
+	// Put writes products; each has its own result and error, *catalog.InvalidError or
+	// catalog.ErrVersion with the product as it stands in the result. The last error
+	// is of the whole.
+	Put(ctx context.Context, puts []catalog.Put) ([]catalog.PutResult, []error, error)
+	Get(ctx context.Context, tenantID, sku string) (catalog.Product, error)
+	List(ctx context.Context, q catalog.Query) (catalog.Page, error)
+	Prices(ctx context.Context, tenantID, sku string, limit int) ([]catalog.Price, error)
+}
+
+// Stock is how much there is. *inventory.Service is one. Errors: those of
+// inventory.Store and *inventory.InvalidError.
+type Stock interface {
+	Set(ctx context.Context, s inventory.Set) (inventory.Level, error)
+	Adjust(ctx context.Context, a inventory.Adjustment) (level inventory.Level, replayed bool, err error)
+	Import(ctx context.Context, lines []inventory.ImportLine) ([]inventory.ImportResult, error)
+	Get(ctx context.Context, tenantID, sku string) (inventory.Level, error)
+	List(ctx context.Context, q inventory.Query) (inventory.Page, error)
+}
+
+// AuditLog is the record of administrative actions. *audit.Log is one.
+type AuditLog interface {
+	Entries(ctx context.Context, q audit.Query) (audit.Page, error)
+}
+
+// WebhookEndpoints is where a tenant wants to be told of its orders.
+// *fulfilment.Service is one.
+type WebhookEndpoints interface {
+	// PutEndpoint creates or replaces an endpoint; ifVersion: 0 any, -1 must not
+	// exist.
+	PutEndpoint(ctx context.Context, tenantID, id string, r fulfilment.EndpointRequest, ifVersion int64, by audit.Actor) (fulfilment.PutResult, error)
+	Endpoint(ctx context.Context, tenantID, id string) (fulfilment.Endpoint, error)
+	Endpoints(ctx context.Context, tenantID string) ([]fulfilment.Endpoint, error)
+	DeleteEndpoint(ctx context.Context, tenantID, id string, by audit.Actor) error
+	Deliveries(ctx context.Context, tenantID, endpointID string, limit int, cursor string) ([]fulfilment.Delivery, string, error)
+}
+
+// PaymentNotices takes what the payment provider tells by itself.
+type PaymentNotices interface {
+	// Notice verifies one delivery and acts on it; one that means nothing to us is no
+	// error. A *payment.RejectedError says that it is not genuine or cannot be read;
+	// after any other error the provider should send it again.
+	Notice(ctx context.Context, payload []byte, signature string) error
+}
+
+// SandboxLedger is the books of the payment sandbox.
+type SandboxLedger interface {
+	// Charges lists a tenant's charges in the order in which they began. next is
+	// empty at the end; a page may hold less than limit and not be the last.
+	Charges(ctx context.Context, tenantID, cursor string, limit int) (page []SandboxCharge, next string, err error)
+}
+
+// SandboxCharge is one charge in the sandbox's books. Amounts are minor units.
+type SandboxCharge struct {
+	// Key is the charge's idempotency key, Ref the sandbox's id of it.
+	Key, Ref, OrderID string
+	State             payment.State
+	// Amount is what was asked for: it moved only if State is captured. Refunded is
+	// the sum of Refunds.
+	Amount, Refunded int64
+	Currency         string
+	// Reason says why it was declined.
+	Reason  string
+	Refunds []SandboxRefund
+	// At is when the sandbox first heard of it.
+	At time.Time
+}
+
+// SandboxRefund is one refund of a SandboxCharge.
+type SandboxRefund struct {
+	Key, Ref string
+	Amount   int64
+}
