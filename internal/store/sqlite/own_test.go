@@ -1,7 +1,9 @@
 package sqlite
 
 import (
+	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -152,4 +154,29 @@ func TestOnlyDaysWithOwnEventsAreAskedForRepeats(t *testing.T) {
 	}
 	db = open(t, dir)
 	check()
+}
+
+func TestASumThatIsFullStaysAWholeNumber(t *testing.T) {
+	dir := t.TempDir()
+	db := open(t, dir)
+	for i, amount := range []int64{math.MaxInt64, 5, math.MinInt64, math.MinInt64, -5} {
+		r := ownRow(fmt.Sprint(i), firstDay, amount)
+		if amount < 0 {
+			r.Type = "order.refunded"
+		}
+		put(t, db, r)
+	}
+	raw, err := pool(filepath.Join(dir, "events", firstDay.Format(time.DateOnly)+".db"), reading, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	for kind, want := range map[string]int64{"order.placed": math.MaxInt64, "order.refunded": math.MinInt64} {
+		var got int64
+		var storedAs string
+		err := raw.QueryRow(`SELECT typeof(amount), CAST(amount AS INTEGER) FROM money_rollups WHERE type = ?`, kind).Scan(&storedAs, &got)
+		if err != nil || storedAs != "integer" || got != want {
+			t.Errorf("%s: amount %d stored as %s, error %v; want the integer %d", kind, got, storedAs, err, want)
+		}
+	}
 }
