@@ -17,6 +17,12 @@
 // id probes one bucket per chunk, newest first; a filtered query reads only the
 // blocks that have something for it.
 //
+// Events that Millrace itself makes are exact whatever the mode: the append
+// transaction inserts their hashes into own_claims, a table apart from that of
+// exact mode, and the files of the days before are asked for them first. Their
+// amounts are added up in money_rollups, by currency; every other event counts in
+// rollups.
+//
 // Concurrency. A day file has one writer, which Append opens and keeps, and a
 // small pool of reading connections. Queries of all files see one snapshot: the
 // last sequence of each file is published after its commit, and a query reads
