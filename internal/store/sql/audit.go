@@ -22,10 +22,11 @@ WHERE tenant_id = $1 AND id >= $2 AND id < $3 AND at_ns >= $4 AND at_ns < $5
   AND ($6 = '' OR action = $6) AND ($7 = '' OR subject = $7)
 ORDER BY id DESC LIMIT $8`
 
+	// One bound on the id only: with two SQLite would take the primary key.
 	listAuditOfObject = `SELECT ` + auditColumns + ` FROM audit_log
-WHERE tenant_id = $1 AND id >= $2 AND id < $3 AND at_ns >= $4 AND at_ns < $5
-  AND ($6 = '' OR action = $6) AND ($7 = '' OR subject = $7) AND object = $8
-ORDER BY id DESC LIMIT $9`
+WHERE tenant_id = $1 AND object = $2 AND id < $3 AND at_ns >= $4 AND at_ns < $5
+  AND ($6 = '' OR action = $6) AND ($7 = '' OR subject = $7)
+ORDER BY id DESC LIMIT $8`
 )
 
 var addAudit = manyRows{head: `INSERT INTO audit_log (` + auditColumns + `) VALUES `, width: 10,
@@ -120,11 +121,11 @@ func auditQuery(q audit.Query) (string, []any, error) {
 		}
 		end = min(end, after)
 	}
-	args := []any{q.TenantID, first, end, bound(q.From, math.MinInt64), bound(q.To, math.MaxInt64), q.Action, q.Subject}
+	from, to := bound(q.From, math.MinInt64), bound(q.To, math.MaxInt64)
 	if q.Object == "" {
-		return listAudit, append(args, q.Limit+1), nil
+		return listAudit, []any{q.TenantID, first, end, from, to, q.Action, q.Subject, q.Limit + 1}, nil
 	}
-	return listAuditOfObject, append(args, q.Object, q.Limit+1), nil
+	return listAuditOfObject, []any{q.TenantID, q.Object, end, from, to, q.Action, q.Subject, q.Limit + 1}, nil
 }
 
 func scanAudit(row interface{ Scan(...any) error }) (audit.Entry, error) {

@@ -12,34 +12,39 @@ import (
 // keeps the parameters well below what databases allow (32,766 in SQLite).
 const rowsPerStatement = 128
 
-// tuples returns "($1, $2), ($3, $4)" for n rows of width columns each.
-func tuples(n, width int) string {
-	var b strings.Builder
-	for i := range n * width {
-		switch {
-		case i == 0:
-			b.WriteByte('(')
-		case i%width == 0:
-			b.WriteString("), (")
-		default:
-			b.WriteString(", ")
-		}
-		b.WriteByte('$')
-		b.WriteString(strconv.Itoa(i + 1))
-	}
-	b.WriteByte(')')
-	return b.String()
-}
-
 // manyRows is a statement over any number of rows of parameters. The rows stand
 // between its head and its tail.
 type manyRows struct {
 	head, tail string
 	width      int // columns of a row
+	// number is the column, from 1, that is a number although nothing in the
+	// statement says so; 0 if there is none.
+	number int
 }
 
-// text returns the statement for n rows.
-func (m manyRows) text(n int) string { return m.head + tuples(n, m.width) + m.tail }
+// text returns the statement for n rows: head ($1, $2), ($3, $4), … tail.
+func (m manyRows) text(n int) string {
+	var b strings.Builder
+	b.WriteString(m.head)
+	for i := range n * m.width {
+		switch {
+		case i == 0:
+			b.WriteByte('(')
+		case i%m.width == 0:
+			b.WriteString("), (")
+		default:
+			b.WriteString(", ")
+		}
+		parameter := "$" + strconv.Itoa(i+1)
+		if i%m.width+1 == m.number {
+			parameter = "CAST(" + parameter + " AS BIGINT)"
+		}
+		b.WriteString(parameter)
+	}
+	b.WriteByte(')')
+	b.WriteString(m.tail)
+	return b.String()
+}
 
 // rows returns how many rows args are of.
 func (m manyRows) rows(args []any) int { return len(args) / m.width }

@@ -1,12 +1,17 @@
 // Package sql has the stores whose statements are the same on every SQL database
-// Millrace runs on: dead letters and API keys. The adapters of each database
-// hand it their connections.
+// Millrace runs on: dead letters, API keys, products, stock and the audit log. The
+// adapters of each database hand it their connections.
 //
 // Conventions of a shared statement. Parameters are $1, $2, … in order of first
 // appearance, which SQLite and PostgreSQL both understand. Times are arguments,
 // never the database's clock, and are kept as Unix nanoseconds in 64-bit integers,
-// 0 meaning none. Lists are JSON as text. Every statement is a constant and
-// listed in Statements, so that a test can prepare them all on each database.
+// 0 meaning none. Lists are JSON as text. Every statement is a constant, or for
+// many rows made of constants alone, and listed in Statements, so that a test can
+// prepare them all on each database.
+//
+// A transaction that changes what it has read names in its statement the version
+// that it read, and begins again when that changed no row: it is right whatever
+// isolation the database gives.
 //
 // Concurrency: everything exported is safe for concurrent use. A store writes
 // through one pool and reads through another, which may be the same: SQLite has
@@ -38,6 +43,21 @@ func Statements() map[string]string {
 		"API key: list":               listKeys,
 		"API key: revoke":             revokeKey,
 		"API key: of tenant":          keyOfTenant,
+		"product: get":                getProduct,
+		"product: list":               listProducts,
+		"product: list of category":   listProductsOfCategory,
+		"product: prices":             listPrices,
+		"product: get many":           getProducts.text(2),
+		"product: put":                putProducts.text(2),
+		"product: add prices":         addPrices.text(2),
+		"stock: get":                  getLevel,
+		"stock: list":                 listLevels,
+		"stock: get many":             getLevels.text(2),
+		"stock: put":                  putLevels.text(2),
+		"stock: claim key":            claimStockKey,
+		"stock: key":                  stockKey,
+		"stock: get import lines":     getImportLines.text(2),
+		"stock: add import lines":     addImportLines.text(2),
 		"audit: add":                  addAudit.text(2),
 		"audit: list":                 listAudit,
 		"audit: list of object":       listAuditOfObject,

@@ -1,7 +1,9 @@
 package sqlite
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -11,6 +13,7 @@ import (
 
 	"millrace/internal/audit"
 	"millrace/internal/auth"
+	"millrace/internal/catalog"
 	"millrace/internal/deadletter"
 	"millrace/internal/event"
 	"millrace/internal/store/storetest"
@@ -66,6 +69,34 @@ func TestKeysConform(t *testing.T) {
 
 func TestAuditConforms(t *testing.T) {
 	storetest.Audit(t, func(t testing.TB) audit.Store { return open(t, t.TempDir()).Audit() })
+}
+
+func TestCatalogConforms(t *testing.T) {
+	storetest.Catalog(t, func(t testing.TB) (catalog.Store, audit.Store) {
+		db := open(t, t.TempDir())
+		return db.Catalog(), db.Audit()
+	})
+}
+
+func TestInventoryConforms(t *testing.T) {
+	storetest.Inventory(t, func(t testing.TB) *storetest.InventoryHarness {
+		db := open(t, t.TempDir())
+		return &storetest.InventoryHarness{Store: db.Inventory(), Audit: db.Audit(), Reserve: db.reserve}
+	})
+}
+
+// reserve changes what is reserved of a level by n.
+func (db *DB) reserve(ctx context.Context, tenantID, sku string, n int64) error {
+	r, err := db.write.ExecContext(ctx, `UPDATE stock SET reserved = reserved + $1, version = version + 1
+WHERE tenant_id = $2 AND sku = $3 AND on_hand - reserved >= $1`, n, tenantID, sku)
+	if err != nil {
+		return err
+	}
+	changed, err := r.RowsAffected()
+	if err == nil && changed == 0 {
+		err = fmt.Errorf("%d of %s cannot be reserved", n, sku)
+	}
+	return err
 }
 
 // open opens a store that is closed at the end of the test.

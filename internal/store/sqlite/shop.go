@@ -1,0 +1,13 @@
+package sqlite
+
+import (
+	"millrace/internal/catalog"
+	"millrace/internal/inventory"
+	storesql "millrace/internal/store/sql"
+)
+
+// Catalog returns the store of products.
+func (db *DB) Catalog() catalog.Store { return storesql.NewCatalog(db.write, db.read) }
+
+// Inventory returns the store of stock.
+func (db *DB) Inventory() inventory.Store { return storesql.NewInventory(db.write, db.read) }
