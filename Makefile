@@ -63,8 +63,9 @@ bench: build ## Measure: the packages, then the whole against its baselines (BEN
 	$(GO) run ./bench $(BENCH)
 
 .PHONY: docs
-docs: ## Write the generated pages: docs/configuration.md
+docs: ## Write the generated pages: docs/configuration.md, and the saga in docs/architecture.md
 	$(GO) run ./cmd/millrace config reference --format markdown > docs/configuration.md
+	$(GO) test ./internal/order -run TestTheDocumentation -update
 
 .PHONY: clean
 clean: ## Remove what was built; data stays

@@ -20,7 +20,7 @@ var pure = []string{
 }
 
 // blocks are the packages that domains are built of.
-var blocks = []string{"internal/coalesce", "internal/memindex", "internal/cache", "internal/bus", "internal/deadletter"}
+var blocks = []string{"internal/coalesce", "internal/memindex", "internal/cache", "internal/bus", "internal/deadletter", "internal/audit"}
 
 // MillraceRules are the rules of this module.
 func MillraceRules() Rules {
@@ -36,7 +36,7 @@ func MillraceRules() Rules {
 		Packages:    packages,
 		BannedNames: []string{"util", "utils", "common", "helper", "helpers", "model", "models", "service", "services", "manager", "managers", "misc", "shared"},
 		TestSupport: []string{
-			"internal/store/storetest/...", "internal/bus/bustest/...", "internal/wal/vfs/faultfs/...",
+			"internal/store/storetest/...", "internal/bus/bustest/...", "internal/payment/paymenttest/...", "internal/wal/vfs/faultfs/...",
 			"internal/torture/...", "test/...",
 		},
 		TestInternal: []string{"internal/store/...", "internal/bus/...", "internal/wal/...", "internal/coalesce"},
@@ -103,8 +103,9 @@ func blockRules() []Rule {
 		{For: []string{"internal/coalesce", "internal/memindex"}, Vendor: []string{"github.com/puzpuzpuz/xsync/v4"}, Deny: []string{"net/http", "database/sql"}, Why: why},
 		{For: []string{"internal/limit/..."}, Internal: []string{"internal/limit/..."}, Vendor: pure, Deny: []string{"database/sql"}, NoHTTPServer: true, Why: why},
 		{For: []string{"internal/cache/..."}, Internal: []string{"internal/cache/..."}, Vendor: []string{"github.com/maypok86/otter/v2", "github.com/redis/rueidis", "golang.org/x/sync"}, Deny: []string{"database/sql"}, NoHTTPServer: true, Why: why},
-		{For: []string{"internal/outbox", "internal/deadletter"}, Internal: []string{"internal/bus"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: "it knows the bus port and its own store interface, not what travels through it"},
-		{For: []string{"internal/auth"}, Vendor: []string{"github.com/golang-jwt/jwt/v5", "github.com/MicahParks/keyfunc/v3", "github.com/MicahParks/jwkset", "github.com/maypok86/otter/v2", "github.com/google/uuid", "golang.org/x/sync", "golang.org/x/time"}, Deny: sqlAndBrokers, NoHTTPServer: true, Why: "auth judges credentials; the edge serves HTTP and a store keeps keys behind its interface"},
+		{For: []string{"internal/audit"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: why},
+		{For: []string{"internal/outbox", "internal/deadletter"}, Internal: []string{"internal/bus", "internal/audit"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: "it knows the bus port and its own store interface, not what travels through it"},
+		{For: []string{"internal/auth"}, Internal: []string{"internal/audit"}, Vendor: []string{"github.com/golang-jwt/jwt/v5", "github.com/MicahParks/keyfunc/v3", "github.com/MicahParks/jwkset", "github.com/maypok86/otter/v2", "github.com/google/uuid", "golang.org/x/sync", "golang.org/x/time"}, Deny: sqlAndBrokers, NoHTTPServer: true, Why: "auth judges credentials; the edge serves HTTP and a store keeps keys behind its interface"},
 		{For: []string{"internal/telemetry/..."}, Internal: []string{"internal/telemetry/..."}, Vendor: []string{"..."}, Deny: sqlAndBrokers, Why: "telemetry knows its vendor libraries and nothing of what it observes"},
 		{For: []string{"internal/config"}, Vendor: []string{"github.com/knadh/koanf", "go.yaml.in/yaml/v3"}, Deny: []string{"net/http", "database/sql"}, Why: "the configuration is plain data that everyone may read: it knows nobody"},
 	}
@@ -112,7 +113,7 @@ func blockRules() []Rule {
 
 // domainTypes are the packages whose types stores and the edge work with.
 func domainTypes() []string {
-	types := []string{"internal/deadletter", "internal/auth"}
+	types := []string{"internal/deadletter", "internal/auth", "internal/audit"}
 	for _, d := range domains {
 		types = append(types, "internal/"+d)
 	}

@@ -26,6 +26,8 @@ const (
 	// KindDelivery is an outgoing webhook that nobody took: its payload is the body
 	// that was sent.
 	KindDelivery Kind = "delivery"
+	// KindMessage is a message of the broker that could not be processed.
+	KindMessage Kind = "message"
 )
 
 // Letter is one dead letter.

@@ -243,6 +243,28 @@ func (w *Worker) workShipped(ctx context.Context, o *Order) error {
 	return err
 }
 
+// Noticed takes over what the payment provider tells by itself, which may be
+// before its answer to the charge.
+func (w *Worker) Noticed(ctx context.Context, r Ref, c Charge) error {
+	o, err := w.o.Store.Order(ctx, r.TenantID, r.ID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.Status == Charging, o.Status == Cancelling && o.Captured == 0:
+		if c.State == ChargePending || c.State == ChargeNone {
+			return nil
+		}
+		return w.charged(ctx, &o, c)
+	case o.Status == Placed:
+		return fmt.Errorf("the provider speaks of order %s, which was never charged here; it may tell again", o.ID)
+	case c.State == ChargeCaptured && o.Captured == 0:
+		w.o.Logger.Error("the provider captured money for an order that is closed: look at the charge and refund it there",
+			"tenant", o.TenantID, "order", o.ID, "status", o.Status, "charge", c.Ref)
+	}
+	return nil
+}
+
 // Tell tells the merchant of a transition, as a courtesy: what the merchant must
 // know to act is told by workPaid and workRefunding, durably.
 func (w *Worker) Tell(ctx context.Context, t Told) error {
@@ -313,7 +335,7 @@ func (w *Worker) failed(ctx context.Context, o *Order, reason string, forGood bo
 // postpone has the order looked at later; no attempt was made.
 func (w *Worker) postpone(ctx context.Context, o *Order, after time.Duration, cause error) error {
 	// Spread, so that what waited together does not come back together.
-	after = max(after, time.Second)
+	after = min(max(after, time.Second), backoffMost)
 	after += rand.N(after)
 	return w.o.Store.Defer(ctx, []Deferral{{TenantID: o.TenantID, OrderID: o.ID, Version: o.Version,
 		Until: w.o.Now().Add(after), Reason: clip(cause.Error())}})

@@ -1,0 +1,428 @@
+package order_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"millrace/internal/audit"
+	"millrace/internal/order"
+)
+
+// deed is something that happens to the one order of a world.
+type deed struct {
+	name string
+	do   func(context.Context, *world) error
+}
+
+func begin(ctx context.Context, w *world) error {
+	return w.worker.Begin(ctx, order.Ref{TenantID: "demo", ID: "o1"})
+}
+
+func sweepNow(ctx context.Context, w *world) error { return w.sweep(ctx) }
+
+// asked is what people ask, which is refused where it comes too late.
+func asked(e order.Event) func(context.Context, *world) error {
+	return func(ctx context.Context, w *world) error {
+		_, err := w.stepper.Do(ctx, order.Step{TenantID: "demo", OrderID: "o1", Event: e, At: w.clock(), Actor: "ann"})
+		return err
+	}
+}
+
+// story is a course of deeds, and where it must lead whatever happens on the way.
+type story struct {
+	name   string
+	behave func() (order.ChargeState, error)
+	deeds  []deed
+	end    map[order.Status]bool
+}
+
+func lost(state order.ChargeState) func() (order.ChargeState, error) {
+	return func() (order.ChargeState, error) { return state, errors.New("no answer") }
+}
+
+func says(state order.ChargeState) func() (order.ChargeState, error) {
+	return func() (order.ChargeState, error) { return state, nil }
+}
+
+func stories() []story {
+	cancel := deed{"cancel", asked(order.EventCancelAsked)}
+	work := deed{"begin", begin}
+	sweep := deed{"sweep", sweepNow}
+	late := deed{"late", func(ctx context.Context, w *world) error { w.pass(time.Hour); return w.sweep(ctx) }}
+	ship := deed{"ship", asked(order.EventShipped)}
+	refund := deed{"refund", asked(order.EventRefundAsked)}
+	ends := func(s ...order.Status) map[order.Status]bool {
+		m := map[order.Status]bool{}
+		for _, x := range s {
+			m[x] = true
+		}
+		return m
+	}
+	return []story{
+		{"paid", says(order.ChargeCaptured), []deed{work}, ends(order.Fulfilling)},
+		{"declined", says(order.ChargeDeclined), []deed{work}, ends(order.PaymentFailed)},
+		{"captured but the answer is lost", lost(order.ChargeCaptured), []deed{work}, ends(order.Fulfilling)},
+		{"declined but the answer is lost", lost(order.ChargeDeclined), []deed{work}, ends(order.PaymentFailed)},
+		{"cancelled after the charge", says(order.ChargeCaptured), []deed{work, cancel}, ends(order.Refunded, order.Cancelled)},
+		{"cancelled after a lost answer", lost(order.ChargeCaptured), []deed{work, cancel}, ends(order.Cancelled, order.Refunded)},
+		{"cancelled before the charge", says(order.ChargeCaptured), []deed{cancel, work}, ends(order.Cancelled)},
+		{"out of time after a lost answer", lost(order.ChargeCaptured), []deed{work, late}, ends(order.Expired, order.Fulfilling)},
+		{"out of time before the charge", says(order.ChargeCaptured), []deed{late, work}, ends(order.Expired)},
+		{"shipped, then refunded", says(order.ChargeCaptured), []deed{work, sweep, ship, refund},
+			ends(order.Refunded, order.Completed, order.Fulfilling, order.Shipped)},
+		{"shipped against a cancel", says(order.ChargeCaptured), []deed{work, ship, cancel}, ends(order.Completed, order.Shipped, order.Refunded, order.Cancelled)},
+	}
+}
+
+// settle lets time pass and the sweeper work until nothing happens any more.
+func settleWorld(t *testing.T, w *world) {
+	t.Helper()
+	for range 60 {
+		w.pass(20 * time.Second)
+		if err := w.sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestStoriesEndAsTheyMust(t *testing.T) {
+	for _, s := range stories() {
+		t.Run(s.name, func(t *testing.T) {
+			w := newWorld(begun(t))
+			defer func() { w.stepper.Close() }()
+			w.bank.behave = s.behave
+			for _, d := range s.deeds {
+				if err := d.do(t.Context(), w); err != nil {
+					t.Fatal(err)
+				}
+			}
+			settleWorld(t, w)
+			if o := w.only(); !s.end[o.Status] {
+				t.Errorf("it ends %s", o.Status)
+			}
+			if err := w.books(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// crash ends the process at a point: nothing of it goes on.
+type crash struct{ at string }
+
+// TestACrashBetweenAnyTwoStepsLosesAndDoublesNothing tells every story again and
+// again, and each time ends the process one step later: before or after each call
+// to the store, the bank or the merchant. Then it starts anew.
+func TestACrashBetweenAnyTwoStepsLosesAndDoublesNothing(t *testing.T) {
+	for _, s := range stories() {
+		t.Run(s.name, func(t *testing.T) {
+			crashes := 0
+			for point := 1; ; point++ {
+				if !crashAt(t, &s, point) {
+					break
+				}
+				crashes++
+			}
+			if crashes < 2 {
+				t.Errorf("only %d points to crash at were found", crashes)
+			}
+		})
+	}
+}
+
+// crashAt tells a story up to a point, and says whether the point was reached.
+func crashAt(t *testing.T, s *story, point int) (reached bool) {
+	t.Helper()
+	w := newWorld(begun(t))
+	w.bank.behave = s.behave
+	where, calls, dead := "", 0, false
+	// Once dead, nothing the old process does takes effect: before answers with an
+	// error. A call after which it dies has had its effect.
+	before := func(call string) error {
+		if calls++; calls == point {
+			where, dead = "before "+call, true
+		}
+		if dead {
+			return errors.New("the process is dead")
+		}
+		return nil
+	}
+	after := func(call string) {
+		if calls++; calls == point {
+			where, dead = "after "+call, true
+		}
+	}
+	w.store.before, w.store.after = before, after
+	w.bank.before, w.bank.after = before, after
+	w.postbox.before, w.postbox.after = before, after
+	for i, d := range s.deeds {
+		_ = d.do(t.Context(), w)
+		if dead {
+			// The rest of the story is told to the new process.
+			w.stepper.Close()
+			w.store.before, w.store.after, w.bank.before, w.bank.after, w.postbox.before, w.postbox.after = nil, nil, nil, nil, nil, nil
+			w.boot()
+			for _, d := range s.deeds[i+1:] {
+				if err := d.do(t.Context(), w); err != nil {
+					t.Fatalf("crash %s in %s: %s: %v", where, s.deeds[i].name, d.name, err)
+				}
+			}
+			break
+		}
+	}
+	w.store.before, w.store.after, w.bank.before, w.bank.after, w.postbox.before, w.postbox.after = nil, nil, nil, nil, nil, nil
+	settleWorld(t, w)
+	defer w.stepper.Close()
+	o := w.only()
+	if err := w.books(); err != nil {
+		t.Errorf("crash %s: %v", where, err)
+	}
+	// A crash may eat a deed of a person, who asks again or not; it must never leave
+	// the order under way.
+	if o.Status.Working() || o.Parked() {
+		t.Errorf("crash %s: it is still %s, parked %v: %s", where, o.Status, o.Parked(), o.LastError)
+	}
+	if paid := o.Captured > 0 && o.Refunded == 0; paid && w.postbox.count("order.paid") != 1 && o.Progress.Shipment == nil {
+		t.Errorf("crash %s: it is %s and the merchant was told %d times", where, o.Status, w.postbox.count("order.paid"))
+	}
+	return where != ""
+}
+
+// TestMessagesInAnyOrderTenTimesOverChangeNothing replays everything that was ever
+// told, shuffled, while the order is at its end.
+func TestMessagesInAnyOrderTenTimesOverChangeNothing(t *testing.T) {
+	for _, s := range stories() {
+		t.Run(s.name, func(t *testing.T) {
+			w := newWorld(begun(t))
+			defer func() { w.stepper.Close() }()
+			w.bank.behave = s.behave
+			rng := rand.New(rand.NewPCG(1, 2))
+			replay := func() {
+				for range 10 {
+					version := w.only().Version
+					for _, i := range rng.Perm(int(version)) {
+						if err := begin(t.Context(), w); err != nil {
+							t.Fatal(err)
+						}
+						for _, e := range []order.Event{order.EventPlaced, order.EventCaptured, order.EventRefunded} {
+							if err := w.worker.Tell(t.Context(), order.Told{TenantID: "demo", OrderID: "o1", Version: int64(i), Event: e}); err != nil {
+								t.Fatal(err)
+							}
+						}
+					}
+				}
+			}
+			for _, d := range s.deeds {
+				if err := d.do(t.Context(), w); err != nil {
+					t.Fatal(err)
+				}
+				replay()
+			}
+			settleWorld(t, w)
+			end := w.only()
+			replay()
+			if o := w.only(); o.Version != end.Version || o.Status != end.Status {
+				t.Errorf("it was %s at version %d, and is %s at %d", end.Status, end.Version, o.Status, o.Version)
+			}
+			if err := w.books(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestWhileTheProviderIsDownOrdersWaitAndThenGoOn(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	w.bank.down = true
+	for range 10 {
+		if err := errors.Join(begin(t.Context(), w), w.sweep(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(time.Minute)
+	}
+	if o := w.only(); o.Status != order.Placed || o.Attempts != 0 || o.Parked() {
+		t.Fatalf("while the provider is down it is %s after %d attempts, parked %v", o.Status, o.Attempts, o.Parked())
+	}
+	w.bank.down = false
+	settleWorld(t, w)
+	if o := w.only(); o.Status != order.Fulfilling || w.bank.captures != 1 {
+		t.Errorf("then it is %s, %d captures", o.Status, w.bank.captures)
+	}
+}
+
+func TestTheProvidersWebhookMayComeBeforeItsAnswer(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	w.bank.after = func(call string) {
+		if call == "charge" {
+			if err := w.worker.Noticed(t.Context(), order.Ref{TenantID: "demo", ID: "o1"}, order.Charge{State: order.ChargeCaptured, Ref: "ch_o1", Captured: 2000}); err != nil {
+				t.Error(err)
+			}
+			if o := w.only(); o.Status != order.Paid {
+				t.Errorf("after the webhook it is %s", o.Status)
+			}
+		}
+	}
+	if err := begin(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	settleWorld(t, w)
+	if o := w.only(); o.Status != order.Fulfilling {
+		t.Errorf("it ends %s", o.Status)
+	}
+	if err := w.books(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestACancelWhileTheChargeIsInFlightGivesTheMoneyBack(t *testing.T) {
+	for _, when := range []string{"before charge", "after charge"} {
+		t.Run(when, func(t *testing.T) {
+			w := newWorld(begun(t))
+			defer w.stepper.Close()
+			cancel := func() {
+				if err := asked(order.EventCancelAsked)(t.Context(), w); err != nil {
+					t.Error(err)
+				}
+			}
+			w.bank.before = func(call string) error {
+				if when == "before "+call {
+					cancel()
+				}
+				return nil
+			}
+			w.bank.after = func(call string) {
+				if when == "after "+call {
+					cancel()
+				}
+			}
+			if err := begin(t.Context(), w); err != nil {
+				t.Fatal(err)
+			}
+			settleWorld(t, w)
+			if o := w.only(); o.Status != order.Cancelled || o.Captured != 2000 || o.Refunded != 2000 {
+				t.Errorf("it ends %s, captured %d, refunded %d", o.Status, o.Captured, o.Refunded)
+			}
+			if err := w.books(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestARefundThatIsRefusedForGoodParksTheOrder(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	if err := errors.Join(begin(t.Context(), w), asked(order.EventCancelAsked)(t.Context(), w)); err != nil {
+		t.Fatal(err)
+	}
+	w.bank.refunds["other"] = 1500 // so that the whole can not be given back
+	settleWorld(t, w)
+	o := w.only()
+	if o.Status != order.Refunding || !o.Parked() || w.store.letters != 1 {
+		t.Fatalf("it is %s, parked %v, %d letters", o.Status, o.Parked(), w.store.letters)
+	}
+	delete(w.bank.refunds, "other")
+	delete(w.bank.refunds, o.RefundKey(1))
+	if err := asked(order.EventRedriven)(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	settleWorld(t, w)
+	if o := w.only(); o.Status != order.Refunded {
+		t.Errorf("after the redrive it is %s: %s", o.Status, o.LastError)
+	}
+}
+
+func TestABuyerSeesAndCancelsOnlyOwnOrders(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	placer, err := order.NewPlacer(order.PlacerOptions{Store: w.store, Policy: policy, Now: w.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer placer.Close()
+	s, err := order.NewService(order.ServiceOptions{Store: w.store, Placer: placer, Stepper: w.stepper, Now: w.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ann, bob, shop, rival := order.Viewer{TenantID: "demo", CustomerID: "ann"}, order.Viewer{TenantID: "demo", CustomerID: "bob"}, order.Viewer{TenantID: "demo"}, order.Viewer{TenantID: "rival"}
+	for viewer, sees := range map[order.Viewer]bool{ann: true, bob: false, shop: true, rival: false} {
+		_, err := s.Order(t.Context(), viewer, "o1")
+		_, errHistory := s.History(t.Context(), viewer, "o1")
+		_, errWait := s.WaitStatus(t.Context(), viewer, "o1", 99, 0)
+		for _, err := range []error{err, errHistory, errWait} {
+			if (err == nil) != sees || !sees && !errors.Is(err, order.ErrNotFound) {
+				t.Errorf("%+v: error %v", viewer, err)
+			}
+		}
+		page, err := s.List(t.Context(), viewer, order.Query{CustomerID: "ann", Limit: 10})
+		if err != nil || (len(page.Orders) == 1) != sees {
+			t.Errorf("%+v lists %d orders, error %v", viewer, len(page.Orders), err)
+		}
+	}
+	c := order.Command{Viewer: bob, OrderID: "o1", Actor: audit.Actor{Subject: "bob"}}
+	if _, err := s.Cancel(t.Context(), c); !errors.Is(err, order.ErrNotFound) {
+		t.Errorf("bob cancels ann's order: %v", err)
+	}
+	c.Viewer, c.Actor.Subject = ann, "ann"
+	for range 2 { // the second time it is cancelled already
+		if o, err := s.Cancel(t.Context(), c); err != nil || o.Status != order.Cancelled {
+			t.Errorf("ann cancels: %s, %v", o.Status, err)
+		}
+	}
+	if _, err := s.Ship(t.Context(), order.ShipRequest{Command: c}); err == nil {
+		t.Error("a cancelled order was shipped")
+	}
+	for _, key := range []string{"", "with space", string(make([]byte, 300))} {
+		var invalid *order.InvalidError
+		if _, err := s.Refund(t.Context(), order.RefundRequest{Command: c, Key: key}); !errors.As(err, &invalid) {
+			t.Errorf("a refund with the key %q: %v", key, err)
+		}
+	}
+}
+
+func TestWhoWaitsForAStatusIsWokenByTheChange(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	placer, err := order.NewPlacer(order.PlacerOptions{Store: w.store, Policy: policy, Now: w.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer placer.Close()
+	s, err := order.NewService(order.ServiceOptions{Store: w.store, Placer: placer, Stepper: w.stepper, Now: w.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	viewer := order.Viewer{TenantID: "demo", CustomerID: "ann"}
+	got := make(chan string)
+	wait := func(version int64) {
+		o, err := s.WaitStatus(t.Context(), viewer, "o1", version, time.Minute)
+		got <- fmt.Sprint(o.Status, o.Version, err)
+	}
+	go wait(1)
+	if err := asked(order.EventChargeIntended)(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	if g := <-got; g != "charging2 <nil>" {
+		t.Errorf("woken with %s", g)
+	}
+	go wait(0) // until it is at its end
+	for _, e := range []order.Event{order.EventCancelAsked, order.EventChargeResolved} {
+		if err := asked(e)(t.Context(), w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if g := <-got; g != "cancelled4 <nil>" {
+		t.Errorf("woken with %s", g)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if o, err := s.WaitStatus(ctx, viewer, "o1", 4, time.Minute); err != nil || o.Version != 4 {
+		t.Errorf("a caller that left: %v", err)
+	}
+}
