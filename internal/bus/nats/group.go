@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"millrace/internal/bus"
@@ -16,11 +17,10 @@ import (
 
 // Times of a subscription's upkeep.
 const (
-	pullExpiry     = 20 * time.Second       // a request for messages is made anew at least this often
-	pullHeartbeat  = 5 * time.Second        // and is in doubt after twice this without a sign of life
 	firstRejoin    = 100 * time.Millisecond // delay after a failure to join
 	longestRejoin  = 5 * time.Second
-	drainingWithin = 3 * time.Second // the broker confirms the end of a request for messages
+	drainingWithin = 3 * time.Second        // what was received is given back
+	askAgain       = 250 * time.Millisecond // after the broker was in trouble
 )
 
 // subscription is this process's part in a group.
@@ -31,9 +31,9 @@ type subscription struct {
 	metrics groupMetrics
 	log     *slog.Logger
 
-	work    chan jetstream.Msg // unbuffered: from the receiver to a free worker
-	looks   chan struct{}      // has room for one: "see whether the consumer is still there"
-	closing chan struct{}      // closed by Close: take nothing more
+	work    chan *natsgo.Msg // unbuffered: from the receiver to a free worker
+	looks   chan struct{}    // has room for one: "see whether the consumer is still there"
+	closing chan struct{}    // closed by Close: take nothing more
 	closed  sync.Once
 	drained chan struct{}  // closed when nothing will be received any more
 	done    chan struct{}  // closed when every goroutine has ended
@@ -61,7 +61,7 @@ func (b *Bus) Subscribe(ctx context.Context, g bus.Group, h bus.Handler) (bus.Su
 		bus: b, group: g, handler: h,
 		metrics: b.options.Metrics.of(g.Name),
 		log:     b.options.Logger.With("group", g.Name),
-		work:    make(chan jetstream.Msg),
+		work:    make(chan *natsgo.Msg),
 		looks:   make(chan struct{}, 1),
 		closing: make(chan struct{}),
 		drained: make(chan struct{}),
@@ -147,65 +147,82 @@ func (s *subscription) pause(ctx context.Context, d time.Duration) {
 }
 
 func (s *subscription) join(ctx context.Context) (jetstream.Consumer, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	return s.bus.join(ctx, &s.group)
 }
 
 // consume receives until ctx ends (then it returns nil after what had been
 // received was given back) or the consumer is gone.
 func (s *subscription) consume(ctx context.Context, consumer jetstream.Consumer) error {
-	receiving, err := consumer.Consume(s.receive,
-		jetstream.PullMaxMessages(s.group.Concurrency),
-		jetstream.PullExpiry(pullExpiry),
-		jetstream.PullHeartbeat(pullHeartbeat),
-		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-			s.log.Debug("the broker reported an error of the group", "error", err)
-			s.look()
-		}))
+	p, err := pull(s.bus.nc, s.bus.options.Stream, s.group.Name, s.group.Concurrency, s.receive, func(reason string) {
+		s.log.Debug("the broker reported trouble with the group", "reason", reason)
+		s.look()
+	})
 	if err != nil {
 		return s.bus.failed("receive messages of the group "+s.group.Name, err)
 	}
-	ended := receiving.Closed()
+	heartbeat := time.NewTicker(pullHeartbeat)
+	defer heartbeat.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			s.stop(receiving, ended)
+			s.stop(p)
 			return nil
-		case <-ended:
-			return errors.New("the broker ended the delivery")
+		case <-p.ended:
+			return errors.New("the connection to the broker was closed")
+		case <-heartbeat.C:
+			if p.silent() {
+				s.look()
+			}
 		case <-s.looks:
-			if err := s.missing(ctx, consumer); err != nil {
-				s.stop(receiving, ended)
+			there, err := s.there(ctx, consumer)
+			if err != nil {
+				s.stop(p)
 				return err
 			}
+			if there {
+				p.again()
+			}
+			s.rest(ctx, there)
 		}
 	}
 }
 
-// missing returns an error if the broker is there but the consumer is not.
-func (s *subscription) missing(ctx context.Context, consumer jetstream.Consumer) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	_, err := consumer.Info(ctx)
+// there says whether the consumer is there, and returns an error if the broker
+// answers that it is not.
+func (s *subscription) there(ctx context.Context, consumer jetstream.Consumer) (bool, error) {
+	err := s.bus.ask(ctx, func(ctx context.Context) error {
+		_, err := consumer.Info(ctx)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("the broker has lost the group: %w", err)
+		return false, fmt.Errorf("the broker has lost the group: %w", err)
 	}
-	return nil // it is there, or cannot be asked now: then the next heartbeat is missed
+	return err == nil, nil
+}
+
+// rest keeps a broker in trouble from being asked all the time, and has it asked
+// again if it gave no answer while there was a connection.
+func (s *subscription) rest(ctx context.Context, answered bool) {
+	timer := time.NewTimer(askAgain)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return
+	}
+	if !answered && s.bus.nc.IsConnected() {
+		s.look()
+	}
 }
 
 // stop ends receiving. While there is a connection it gives back what was received
 // and not handled; otherwise that is delivered again after its AckWait.
-func (s *subscription) stop(receiving jetstream.ConsumeContext, ended <-chan struct{}) {
-	if s.bus.nc.IsConnected() {
-		receiving.Drain()
-	} else {
-		receiving.Stop()
-	}
+func (s *subscription) stop(p *puller) {
+	p.stop(s.bus.nc.IsConnected())
 	timer := time.NewTimer(drainingWithin)
 	defer timer.Stop()
 	select {
-	case <-ended:
+	case <-p.ended:
 	case <-timer.C:
 		s.log.Warn("the broker did not confirm the end of delivery in time; what it still sends is given back")
 	}
@@ -213,7 +230,7 @@ func (s *subscription) stop(receiving jetstream.ConsumeContext, ended <-chan str
 
 // receive hands a message to a free worker; meanwhile the client asks for no more
 // than the read-ahead.
-func (s *subscription) receive(m jetstream.Msg) {
+func (s *subscription) receive(m *natsgo.Msg) {
 	select {
 	case <-s.closing:
 		s.giveBack(m)
@@ -227,7 +244,7 @@ func (s *subscription) receive(m jetstream.Msg) {
 	}
 }
 
-func (s *subscription) giveBack(m jetstream.Msg) {
+func (s *subscription) giveBack(m *natsgo.Msg) {
 	if err := m.Nak(); err != nil {
 		s.log.Debug("a message could not be given back; it is delivered again after its AckWait", "error", err)
 	}
@@ -248,10 +265,10 @@ func (s *subscription) handle() {
 }
 
 // settle handles one message and answers for it.
-func (s *subscription) settle(m jetstream.Msg) {
+func (s *subscription) settle(m *natsgo.Msg) {
 	d, err := s.delivery(m)
 	if err != nil {
-		s.log.Error("a message without JetStream's metadata was dropped; who else writes to the stream?", "subject", m.Subject(), "error", err)
+		s.log.Error("a message without JetStream's metadata was dropped; who else writes to the stream?", "subject", m.Subject, "error", err)
 		s.answer(m, m.Ack())
 		return
 	}
@@ -276,13 +293,13 @@ func (s *subscription) settle(m jetstream.Msg) {
 	}
 }
 
-func (s *subscription) delivery(m jetstream.Msg) (*bus.Delivery, error) {
+func (s *subscription) delivery(m *natsgo.Msg) (*bus.Delivery, error) {
 	meta, err := m.Metadata()
 	if err != nil {
 		return nil, err
 	}
 	d := &bus.Delivery{Attempt: int(meta.NumDelivered)}
-	d.Message = received(m.Subject(), m.Headers(), m.Data(), s.bus.subject(""))
+	d.Message = received(m.Subject, m.Header, m.Data, s.bus.subject(""))
 	return d, nil
 }
 
@@ -302,7 +319,7 @@ func (s *subscription) call(d *bus.Delivery) error {
 }
 
 // bury hands a message to the dead letters. If that fails the message stays.
-func (s *subscription) bury(m jetstream.Msg, d *bus.Delivery, v bus.Verdict) bus.Verdict {
+func (s *subscription) bury(m *natsgo.Msg, d *bus.Delivery, v bus.Verdict) bus.Verdict {
 	s.answer(m, m.InProgress()) // the handler may have used up the time
 	ctx, cancel := context.WithTimeout(s.handling, s.group.AckWait)
 	defer cancel()
@@ -320,9 +337,9 @@ func (s *subscription) bury(m jetstream.Msg, d *bus.Delivery, v bus.Verdict) bus
 }
 
 // answer notes that an answer to the broker failed: the message comes again.
-func (s *subscription) answer(m jetstream.Msg, err error) {
+func (s *subscription) answer(m *natsgo.Msg, err error) {
 	if err != nil {
-		s.log.Debug("the broker could not be told of a message; it is delivered again", "subject", m.Subject(), "error", err)
+		s.log.Debug("the broker could not be told of a message; it is delivered again", "subject", m.Subject, "error", err)
 	}
 }
 

@@ -48,6 +48,8 @@ type Bus struct {
 	subscriptions map[closer]struct{}        // running groups and listeners
 	groups        map[*subscription]struct{} // those of them that are groups
 	outageSince   time.Time                  // zero while connected
+	live          context.Context            // ends when the connection of now is lost
+	lose          context.CancelFunc         // ends live
 	closed        bool
 }
 
@@ -65,6 +67,7 @@ func New(o Options) (*Bus, error) {
 		return nil, err
 	}
 	b := &Bus{options: o, subscriptions: map[closer]struct{}{}, groups: map[*subscription]struct{}{}, outageSince: time.Now()}
+	b.live, b.lose = context.WithCancel(context.Background())
 	b.publisher = newPublisher(b)
 	options := append(o.connectOptions(),
 		natsgo.RetryOnFailedConnect(true),
@@ -114,6 +117,9 @@ func (b *Bus) onConnect(nc *natsgo.Conn) {
 	b.mu.Lock()
 	away := time.Since(b.outageSince)
 	b.outageSince = time.Time{}
+	if b.live.Err() != nil {
+		b.live, b.lose = context.WithCancel(context.Background())
+	}
 	groups := make([]*subscription, 0, len(b.groups))
 	for s := range b.groups {
 		groups = append(groups, s)
@@ -129,6 +135,7 @@ func (b *Bus) onDisconnect(nc *natsgo.Conn, err error) {
 	b.options.Metrics.connected.Set(0)
 	b.publisher.disconnected()
 	b.mu.Lock()
+	b.lose()
 	closed, again := b.closed, !b.outageSince.IsZero()
 	if !again {
 		b.outageSince = time.Now()
@@ -155,11 +162,31 @@ func (b *Bus) Ping(ctx context.Context) error {
 	if !b.nc.IsConnected() {
 		return b.unavailable(natsgo.ErrDisconnected)
 	}
-	_, err := b.js.Stream(ctx, b.options.Stream)
+	err := b.ask(ctx, func(ctx context.Context) error {
+		_, err := b.js.Stream(ctx, b.options.Stream)
+		return err
+	})
 	if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil // it is created when it is needed
 	}
 	return b.failed("ask for the stream "+b.options.Stream, err)
+}
+
+// ask puts a question to the broker, and gives it up when the connection is lost:
+// the answer would not come.
+func (b *Bus) ask(ctx context.Context, question func(context.Context) error) error {
+	b.mu.Lock()
+	live := b.live
+	b.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	stop := context.AfterFunc(live, cancel)
+	defer stop()
+	err := question(ctx)
+	if errors.Is(err, context.Canceled) && live.Err() != nil {
+		return natsgo.ErrDisconnected
+	}
+	return err
 }
 
 // bounded returns ctx with a deadline.
@@ -223,6 +250,9 @@ func (b *Bus) Close() error {
 	b.flush(context.Background())
 	b.nc.Close()
 	b.publisher.disconnected()
+	b.mu.Lock()
+	b.lose()
+	b.mu.Unlock()
 	b.options.Metrics.connected.Set(0)
 	return nil
 }

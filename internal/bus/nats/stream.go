@@ -70,7 +70,7 @@ func (b *Bus) createStream(ctx context.Context) error {
 	for i, s := range o.Subjects {
 		subjects[i] = b.subject(s)
 	}
-	_, err := b.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	config := jetstream.StreamConfig{
 		Name:        o.Stream,
 		Description: "Hints of what changed in the database; losing them costs time only.",
 		Subjects:    subjects,
@@ -81,6 +81,10 @@ func (b *Bus) createStream(ctx context.Context) error {
 		MaxAge:      o.MaxAge,
 		Duplicates:  o.Duplicates,
 		Replicas:    o.Replicas,
+	}
+	err := b.ask(ctx, func(ctx context.Context) error {
+		_, err := b.js.CreateOrUpdateStream(ctx, config)
+		return err
 	})
 	if err != nil {
 		return b.failed(fmt.Sprintf("create or update the stream %s", o.Stream), err)
@@ -93,7 +97,7 @@ func (b *Bus) createConsumer(ctx context.Context, g *bus.Group) (jetstream.Consu
 	for i, s := range g.Subjects {
 		filters[i] = b.subject(s)
 	}
-	c, err := b.js.CreateOrUpdateConsumer(ctx, b.options.Stream, jetstream.ConsumerConfig{
+	config := jetstream.ConsumerConfig{
 		Durable:        g.Name,
 		FilterSubjects: filters,
 		DeliverPolicy:  jetstream.DeliverAllPolicy,
@@ -106,6 +110,11 @@ func (b *Bus) createConsumer(ctx context.Context, g *bus.Group) (jetstream.Consu
 		MaxDeliver:        -1,
 		MaxAckPending:     b.options.MaxAckPending,
 		InactiveThreshold: max(forgetGroupAfter, b.options.MaxAge),
+	}
+	var c jetstream.Consumer
+	err := b.ask(ctx, func(ctx context.Context) (err error) {
+		c, err = b.js.CreateOrUpdateConsumer(ctx, b.options.Stream, config)
+		return err
 	})
 	if err != nil {
 		return nil, b.failed("create or update the consumer of the group "+g.Name, err)
