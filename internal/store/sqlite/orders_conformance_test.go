@@ -13,6 +13,8 @@ import (
 
 func TestOrdersConform(t *testing.T) { storetest.Orders(t, ordersHarness) }
 
+func TestOutboxConform(t *testing.T) { storetest.Outbox(t, ordersHarness) }
+
 func ordersHarness(t testing.TB) *storetest.OrdersHarness {
 	dir := t.TempDir()
 	db := open(t, dir)

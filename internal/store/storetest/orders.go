@@ -64,7 +64,7 @@ type ordersTest struct {
 
 // Orders runs the conformance suite of order.Store.
 func Orders(t *testing.T, fresh OrdersFactory) {
-	for _, c := range slices.Concat(placeTests()) {
+	for _, c := range slices.Concat(placeTests(), placeKeyTests(), advanceTests(), dueTests(), orderReadTests(), orderPropertyTests()) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			c.test(t, fresh(t))
