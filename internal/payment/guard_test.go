@@ -104,7 +104,7 @@ func TestThePauseBeforeARetryIsJitteredAndBounded(t *testing.T) {
 		g := guard(t, p, payment.GuardOptions{MaxRetries: 3, RetryBase: 100 * time.Millisecond, RetryMax: 300 * time.Millisecond,
 			RetryBurst: 1e6, MinCalls: 1e6})
 		bounds := []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond}
-		longest := make([]time.Duration, 3)
+		longest, shortest := make([]time.Duration, 3), []time.Duration{time.Hour, time.Hour, time.Hour}
 		for range 200 {
 			times = nil
 			if err := charge(g); !errors.Is(err, errTransport) {
@@ -112,11 +112,12 @@ func TestThePauseBeforeARetryIsJitteredAndBounded(t *testing.T) {
 			}
 			for i := range bounds {
 				longest[i] = max(longest[i], times[i+1].Sub(times[i]))
+				shortest[i] = min(shortest[i], times[i+1].Sub(times[i]))
 			}
 		}
 		for i, bound := range bounds {
-			if longest[i] > bound || longest[i] < bound*8/10 {
-				t.Errorf("the longest of 200 pauses before retry %d is %v, want just below %v", i+1, longest[i], bound)
+			if longest[i] > bound || longest[i] < bound*8/10 || shortest[i] > bound*2/10 {
+				t.Errorf("200 pauses before retry %d are from %v to %v, want nearly from 0 to %v", i+1, shortest[i], longest[i], bound)
 			}
 		}
 	})
@@ -302,6 +303,29 @@ func TestOnlyTheProbesGoToAProviderThatMayBeBack(t *testing.T) {
 	})
 }
 
+func TestNobodyWaitsForAPlaceBehindAnOpenBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &scripted{answer: func(ctx context.Context, n int64) error {
+			if n == 1 {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return errTransport
+		}}
+		g := guard(t, p, payment.GuardOptions{MaxConcurrent: 2, MaxRetries: 1, RetryBase: 5 * time.Second, RetryMax: 5 * time.Second, MinCalls: 1})
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = charge(g) }) // hangs
+		synctest.Wait()
+		wg.Go(func() { _ = charge(g) }) // opens the breaker, and pauses before its retry
+		synctest.Wait()
+		started := time.Now()
+		if err := charge(g); !errors.Is(err, payment.ErrUnavailable) || time.Since(started) != 0 {
+			t.Errorf("got %v after %v", err, time.Since(started))
+		}
+		wg.Wait()
+	})
+}
+
 func TestDeclinesRefusalsAndCallersWhoLeaveDoNotOpenTheBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := answering(&payment.RejectedError{Code: "invalid_token"})
@@ -349,12 +373,15 @@ func TestACallOfWhichSomethingWasSentIsNeverReportedAsNotSent(t *testing.T) {
 func TestAPanickingProviderLosesNoPlaceAndNoProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &scripted{answer: func(_ context.Context, n int64) error {
-			if n <= 3 {
-				panic("boom")
+			switch n {
+			case 1:
+				return errTransport // opens the breaker
+			case 2, 3:
+				panic("boom") // a probe
 			}
 			return nil
 		}}
-		g := guard(t, p, payment.GuardOptions{MaxConcurrent: 1, MinCalls: 1, Probes: 1, OpenFor: time.Second})
+		g := guard(t, p, payment.GuardOptions{MaxConcurrent: 1, MaxRetries: -1, MinCalls: 1, Probes: 1, OpenFor: time.Second})
 		for range 3 {
 			func() {
 				defer func() { _ = recover() }()

@@ -252,6 +252,27 @@ func TestTheSwitchTakesEverythingDownAndUpAgain(t *testing.T) {
 	}
 }
 
+func TestAKeyBelongsToOneRequest(t *testing.T) {
+	s := open(t, sandbox.Options{Path: path(t)})
+	if _, err := s.Charge(timeout(t, time.Minute), request("k1", sandbox.TokenOK)); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*payment.Request){
+		"order":    func(r *payment.Request) { r.OrderID = "another" },
+		"token":    func(r *payment.Request) { r.Token = sandbox.TokenSlow },
+		"amount":   func(r *payment.Request) { r.Amount = 1 },
+		"currency": func(r *payment.Request) { r.Currency = "USD" },
+	} {
+		r := request("k1", sandbox.TokenOK)
+		change(&r)
+		_, err := s.Charge(timeout(t, time.Minute), r)
+		var rejected *payment.RejectedError
+		if !errors.As(err, &rejected) || rejected.Code != "idempotency_mismatch" {
+			t.Errorf("another %s: %v", name, err)
+		}
+	}
+}
+
 func TestTheSameKeyOfTwoTenantsIsTwoCharges(t *testing.T) {
 	s := open(t, sandbox.Options{Path: path(t)})
 	a, b := request("k1", sandbox.TokenOK), request("k1", sandbox.TokenOK)
@@ -411,6 +432,9 @@ func TestAnUnfinishedEndIsCutOffAndADamagedMiddleIsNot(t *testing.T) {
 			}
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
+			}
+			if n := len(recorded(t, p, "capture", "after")); n != 1 { // it reads every line to the end of the file
+				t.Errorf("the file has %d captures after the cut", n)
 			}
 			again := open(t, sandbox.Options{Path: p})
 			if page, _, err := again.Charges(timeout(t, time.Minute), "", "", 100); err != nil || len(page) != c.charges+1 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 //	pm_timeout_captured  succeeds and hangs, the first time
 //	pm_unconfirmable     is an invalid request
 //	pm_missing           cannot even be attached at creation
+//	pm_blocked           is refused by the bank at creation
 type fakeStripe struct {
 	server *httptest.Server
 
@@ -179,6 +181,9 @@ func (f *fakeStripe) create(r *http.Request) (int, []byte, bool) {
 	method := r.PostForm.Get("payment_method")
 	if method == "pm_missing" {
 		return 400, failure("invalid_request_error", "resource_missing", "No such PaymentMethod: 'pm_missing'", "param", "payment_method"), false
+	}
+	if method == "pm_blocked" {
+		return 402, failure("card_error", "card_declined", "Your card was declined.", "decline_code", "stolen_card"), false
 	}
 	amount, _ := strconv.ParseInt(r.PostForm.Get("amount"), 10, 64)
 	i := &fakeIntent{ID: fmt.Sprint("pi_", len(f.intents)+1), Status: "requires_confirmation", Method: method,
@@ -337,6 +342,13 @@ func (f *fakeStripe) refunded(key string) (sum int64) {
 		}
 	}
 	return sum
+}
+
+// requests returns the method and path of every request so far.
+func (f *fakeStripe) requests() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.log)
 }
 
 func (f *fakeStripe) intent(id string) fakeIntent {

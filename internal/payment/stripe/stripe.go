@@ -165,9 +165,6 @@ func (p *Provider) Void(ctx context.Context, r payment.Request) (payment.Charge,
 			return payment.Charge{}, f.port()
 		})
 	}
-	if final(intent) || intent.Status == sdk.PaymentIntentStatusProcessing {
-		return standing(intent), nil
-	}
 	intent, err = p.cancel(ctx, intent.ID, voided)
 	if err != nil {
 		return unknownOr(err, func(f *fault) (payment.Charge, error) { return payment.Charge{}, f.port() })
@@ -219,9 +216,6 @@ func (p *Provider) confirm(ctx context.Context, r payment.Request, id string) (p
 		intent, err = p.client.V1PaymentIntents.Confirm(ctx, id, params)
 		return faultOf("confirm the payment intent", err)
 	})
-	if err == nil && replayed(intent.LastResponse) { // what it says may have changed
-		intent, err = p.retrieve(ctx, id)
-	}
 	if err == nil {
 		return p.settled(ctx, intent)
 	}
@@ -277,10 +271,6 @@ func (p *Provider) decline(ctx context.Context, id, reason string) (payment.Char
 		c.Reason = reason
 	}
 	return c, nil
-}
-
-func final(intent *sdk.PaymentIntent) bool {
-	return intent.Status == sdk.PaymentIntentStatusSucceeded || intent.Status == sdk.PaymentIntentStatusCanceled
 }
 
 // standing says where a charge stands. A charge that was refused by the bank and

@@ -84,6 +84,12 @@ func TestADeclineCancelsTheIntentSoThatItCanNeverCapture(t *testing.T) {
 	}
 }
 
+func TestACardThatIsRefusedAtCreationIsADecline(t *testing.T) {
+	_, p := fresh(t)
+	c, err := p.Charge(soon(t), request("pm_blocked"))
+	wantCharge(t, "charge", payment.Charge{State: payment.StateDeclined, Reason: "stolen_card"}, c, err)
+}
+
 func TestADeclineThatCouldNotBeCancelledIsFinishedByTheNextCall(t *testing.T) {
 	f, p := fresh(t)
 	f.on(func(w http.ResponseWriter, r *http.Request) bool {
@@ -223,6 +229,16 @@ func TestAfterADayAnOldChargeIsStillFound(t *testing.T) {
 	}
 }
 
+func TestAfterADayAnOldChargeThatIsNotFinishedIsFoundToo(t *testing.T) {
+	f, p := fresh(t)
+	if _, err := p.Charge(soon(t), request("pm_processing")); err != nil {
+		t.Fatal(err)
+	}
+	f.forget()
+	c, err := p.Lookup(soon(t), request("pm_processing"))
+	wantCharge(t, "lookup", payment.Charge{State: payment.StatePending, Ref: "pi_1"}, c, err)
+}
+
 func TestARefundAfterADayIsStillDoneOnce(t *testing.T) {
 	f, p := fresh(t)
 	c, err := p.Charge(soon(t), request("pm_ok"))
@@ -304,6 +320,9 @@ func TestErrorsSayWhatStripeSaidWithoutWhatIsSecret(t *testing.T) {
 			if !strings.Contains(err.Error(), c.says) {
 				t.Errorf("the error %q does not say %q", err, c.says)
 			}
+			if c.rejected == "" && len(f.requests()) != 1 {
+				t.Errorf("it was sent again without the Guard: %v", f.requests())
+			}
 			for _, secret := range []string{secretKey, clientSecret, c.key, "pm_"} {
 				if strings.Contains(err.Error(), secret) {
 					t.Errorf("the error %q contains %q", err, secret)
@@ -360,8 +379,8 @@ func TestCurrenciesThatStripeCountsDifferentlyAreRefused(t *testing.T) {
 	r.Currency = "ISK"
 	_, err := p.Charge(soon(t), r)
 	wantRejected(t, err, "currency_unsupported")
-	if len(f.log) != 0 {
-		t.Errorf("requests were sent: %v", f.log)
+	if len(f.requests()) != 0 {
+		t.Errorf("requests were sent: %v", f.requests())
 	}
 }
 
@@ -370,7 +389,7 @@ func TestAPlainChargeTakesTwoRequests(t *testing.T) {
 	if _, err := p.Charge(soon(t), request("pm_ok")); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"POST /v1/payment_intents", "POST /v1/payment_intents/pi_1/confirm"}, f.log); diff != "" {
+	if diff := cmp.Diff([]string{"POST /v1/payment_intents", "POST /v1/payment_intents/pi_1/confirm"}, f.requests()); diff != "" {
 		t.Error(diff)
 	}
 }
