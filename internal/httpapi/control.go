@@ -24,6 +24,7 @@ func newControlSurface(s *Server) (*surface, error) {
 	sf.identify = identifyOperator
 	sf.registerKeys()
 	sf.registerDeadLetters()
+	sf.registerShopControl()
 	sf.handle(http.MethodGet, "/control/status", sf.getStatus)
 	sf.registerProbes()
 	return sf, nil

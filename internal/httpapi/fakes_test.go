@@ -308,6 +308,7 @@ type fixture struct {
 	keys    *fakeKeys
 	logs    *syncBuffer
 	server  *Server
+	shop
 }
 
 // syncBuffer is a log that may be read while it is written.
@@ -331,7 +332,7 @@ func (s *syncBuffer) String() string {
 func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, events: &fakeEvents{}, reader: &fakeReader{feed: make(chan event.Event)}, letters: &fakeLetters{},
-		keys: &fakeKeys{}, logs: &syncBuffer{}}
+		keys: &fakeKeys{}, logs: &syncBuffer{}, shop: newShop()}
 	o := Options{
 		Events: f.events, Reader: f.reader, Hooks: f.events, DeadLetters: f.letters, Keys: f.keys,
 		Auth: fakeAuth{map[string]*auth.Principal{
@@ -343,6 +344,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Logger: slog.New(slog.NewJSONHandler(f.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Now:    func() time.Time { return testNow },
 	}
+	f.shop.open(&o)
 	for _, c := range change {
 		c(&o)
 	}

@@ -296,20 +296,24 @@ type deliveryRequest struct{}
 
 type (
 	cancelInput struct {
-		orderInput
+		ID string `path:"id" maxLength:"64" doc:"The order's id." example:"0198c5d4-5b1e-7c3a-9f00-1d2e3f405162"`
+		params
 		Body *cancelRequest
 	}
 	refundInput struct {
-		orderInput
+		ID string `path:"id" maxLength:"64" doc:"The order's id." example:"0198c5d4-5b1e-7c3a-9f00-1d2e3f405162"`
+		params
 		Key  string `header:"Idempotency-Key" doc:"A new random value for each refund, such as a UUID; the same when the request is repeated." example:"5f0c7d1e-8a52-4f6b-9c51-0d9be1c7a2f4"`
 		Body *refundRequest
 	}
 	shipmentInput struct {
-		orderInput
+		ID string `path:"id" maxLength:"64" doc:"The order's id." example:"0198c5d4-5b1e-7c3a-9f00-1d2e3f405162"`
+		params
 		Body *shipmentRequest
 	}
 	deliveryInput struct {
-		orderInput
+		ID string `path:"id" maxLength:"64" doc:"The order's id." example:"0198c5d4-5b1e-7c3a-9f00-1d2e3f405162"`
+		params
 		Body *deliveryRequest
 	}
 	refundOutput struct {
@@ -370,7 +374,7 @@ func (s *Server) refundOrder(ctx context.Context, in *refundInput) (*refundOutpu
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	key, refused := idempotencyKey(&http.Request{Header: http.Header{keyHeader: {in.Key}}})
+	key, refused := checkKey(in.Key)
 	if refused != nil {
 		return nil, refused
 	}

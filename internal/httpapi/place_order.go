@@ -93,16 +93,26 @@ const keyHeader = "Idempotency-Key"
 // idempotencyKey returns the request's Idempotency-Key.
 func idempotencyKey(r *http.Request) (string, *problem) {
 	values := r.Header[keyHeader]
-	if len(values) == 0 || len(values) == 1 && values[0] == "" {
+	switch len(values) {
+	case 0:
+		return checkKey("")
+	case 1:
+		return checkKey(values[0])
+	}
+	return "", invalidHeader(keyHeader, "is there more than once; give it once")
+}
+
+// checkKey returns the key if it can be one.
+func checkKey(key string) (string, *problem) {
+	if key == "" {
 		return "", newProblem(slugKeyMissing, "send the header Idempotency-Key with a new random value, such as a UUID, and the same value when you repeat the request")
 	}
-	key := values[0]
-	fine := len(values) == 1 && len(key) <= order.MaxKeyBytes
+	fine := len(key) <= order.MaxKeyBytes
 	for i := 0; fine && i < len(key); i++ {
 		fine = key[i] > ' ' && key[i] <= '~'
 	}
 	if !fine {
-		return "", invalidHeader(keyHeader, fmt.Sprintf("give it once, with 1 to %d printable ASCII characters and no space, such as a UUID", order.MaxKeyBytes))
+		return "", invalidHeader(keyHeader, fmt.Sprintf("give 1 to %d printable ASCII characters without a space, such as a UUID", order.MaxKeyBytes))
 	}
 	return key, nil
 }

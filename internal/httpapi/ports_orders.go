@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"millrace/internal/audit"
@@ -88,9 +89,13 @@ type PaymentNotices interface {
 // SandboxLedger is the books of the payment sandbox.
 type SandboxLedger interface {
 	// Charges lists a tenant's charges in the order in which they began. next is
-	// empty at the end; a page may hold less than limit and not be the last.
+	// empty at the end; a page may hold less than limit and not be the last. The error
+	// wraps ErrBadCursor if the cursor is not one it gave.
 	Charges(ctx context.Context, tenantID, cursor string, limit int) (page []SandboxCharge, next string, err error)
 }
+
+// ErrBadCursor says that a cursor is not one a SandboxLedger gave.
+var ErrBadCursor = errors.New("cursor is not one this server gave")
 
 // SandboxCharge is one charge in the sandbox's books. Amounts are minor units.
 type SandboxCharge struct {

@@ -17,13 +17,64 @@ func (sf *surface) registerShop() {
 		sf.registerOrderReads()
 		sf.registerOrderCommands()
 	}
+	sf.registerMerchant()
+	if o.Endpoints != nil {
+		sf.registerEndpoints()
+	}
+	if o.PaymentNotices != nil {
+		sf.handle(http.MethodPost, "/payments/stripe/webhook", sf.postStripeWebhook)
+	}
+	if o.Sandbox != nil {
+		sf.registerSandbox()
+	}
+}
+
+// registerMerchant adds what the merchant works with, which the operator has too.
+func (sf *surface) registerMerchant() {
+	o := &sf.server.o
+	if o.Catalog != nil {
+		sf.registerProducts()
+	}
+	if o.Stock != nil {
+		sf.registerStock()
+	}
+	if o.Audit != nil {
+		sf.registerAudit()
+	}
+}
+
+// registerShopControl adds the operator's routes.
+func (sf *surface) registerShopControl() {
+	o := &sf.server.o
+	if o.Orders != nil {
+		sf.registerOrderReads()
+	}
+	sf.registerMerchant()
+	if o.Catalog != nil {
+		sf.handle(http.MethodPost, "/control/import/products", sf.importProducts)
+	}
+	if o.Stock != nil {
+		sf.handle(http.MethodPost, "/control/import/stock", sf.importStock)
+	}
 }
 
 // shopTags are the groups of what registerShop adds.
 func (s *Server) shopTags() []*huma.Tag {
 	var tags []*huma.Tag
-	if s.o.Orders != nil {
-		tags = append(tags, &huma.Tag{Name: "Orders", Description: "Place orders, follow them, cancel, ship and refund them."})
+	for _, t := range []struct {
+		there             bool
+		name, description string
+	}{
+		{s.o.Orders != nil, "Orders", "Place orders, follow them, cancel, ship and refund them."},
+		{s.o.Catalog != nil, "Catalogue", "What there is to sell, and for how much."},
+		{s.o.Stock != nil, "Stock", "How much of it there is."},
+		{s.o.Endpoints != nil, "Webhook endpoints", "Where to tell you what becomes of orders."},
+		{s.o.PaymentNotices != nil || s.o.Sandbox != nil, "Payments", "The payment provider's side."},
+		{s.o.Audit != nil, "Audit log", "Who changed what."},
+	} {
+		if t.there {
+			tags = append(tags, &huma.Tag{Name: t.name, Description: t.description})
+		}
 	}
 	return tags
 }
@@ -70,6 +121,23 @@ func (sf *surface) describeShop(doc *huma.OpenAPI) {
 		doc.AddOperation(sf.describePostOrder())
 		doc.AddOperation(sf.describeOrderStatus())
 	}
+	if o.PaymentNotices != nil {
+		doc.AddOperation(sf.describeStripeWebhook())
+	}
+}
+
+func (sf *surface) describeStripeWebhook() *huma.Operation {
+	op := &huma.Operation{
+		OperationID: "postStripeWebhook", Method: http.MethodPost, Path: "/payments/stripe/webhook", Tags: []string{"Payments"},
+		Summary: "Take what Stripe tells", Description: "For Stripe alone: its signature is the credential.",
+		Parameters: []*huma.Param{{Name: "Stripe-Signature", In: "header", Required: true, Description: "Stripe's signature of the raw body.",
+			Schema: &huma.Schema{Type: huma.TypeString}, Example: "t=1763800200,v1=5257a869"}},
+		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+			"application/json": {Schema: &huma.Schema{}, Example: map[string]any{"type": "payment_intent.succeeded"}}}},
+		Responses: map[string]*huma.Response{"204": {Description: "Taken."}},
+	}
+	problemResponses(op.Responses, slugHookUnverified, slugTruncatedBody, slugBodyTooLarge, slugSlowBody, slugInternal, slugOverloaded, slugStoreUnavailable)
+	return op
 }
 
 // keyParam is the header that makes a request repeatable.
