@@ -50,7 +50,7 @@ func (f *targetFlags) tls() (*tls.Config, error) {
 }
 
 func (r *runner) loadCommand() *cobra.Command {
-	return group("load", "Offer load to a server and measure it", r.loadEventsCommand())
+	return group("load", "Offer load to a server and measure it", r.loadEventsCommand(), r.loadOrdersCommand())
 }
 
 func (r *runner) loadEventsCommand() *cobra.Command {
@@ -100,7 +100,7 @@ closed: each connection sends its next batch when the last is answered.`,
 }
 
 func (r *runner) verifyCommand() *cobra.Command {
-	return group("verify", "Check that a server kept what it acknowledged", r.verifyEventsCommand())
+	return group("verify", "Check that a server kept what it acknowledged", r.verifyEventsCommand(), r.verifyOrdersCommand())
 }
 
 func (r *runner) verifyEventsCommand() *cobra.Command {

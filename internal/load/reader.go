@@ -39,36 +39,58 @@ type reader struct {
 
 func (r *reader) close() { r.client.CloseIdleConnections() }
 
-// get decodes the answer to a GET into v. It returns false for a 404.
+// busyFor bounds how long a read is tried again that the server refuses for now.
+const busyFor = 30 * time.Second
+
+// get decodes the answer to a GET into v. It returns false for a 404. What is
+// refused for now is tried again for a while.
 func (r *reader) get(parent context.Context, u *url.URL, v any) (bool, error) {
+	for began := time.Now(); ; {
+		status, retryAfter, err := r.once(parent, u, v)
+		switch {
+		case status == http.StatusNotFound:
+			return false, nil
+		case err == nil:
+			return true, nil
+		case status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable:
+			return false, err
+		}
+		delay := max(retryAfter, 50*time.Millisecond)
+		if time.Since(began)+delay > busyFor || !wait(parent, delay) {
+			return false, err
+		}
+	}
+}
+
+// once makes one attempt. The error is nil for 200 alone; the status is 0 if there
+// was no answer.
+func (r *reader) once(parent context.Context, u *url.URL, v any) (status int, retryAfter time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(parent, r.timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return false, err
+		return 0, 0, err
 	}
 	if r.token != "" {
 		req.Header.Set("Authorization", "Bearer "+r.token)
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return false, err
+		return 0, 0, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxPageBytes))
 	if err != nil {
-		return false, fmt.Errorf("GET %s: %w", u.Redacted(), err)
+		return 0, 0, fmt.Errorf("GET %s: %w", u.Redacted(), err)
 	}
-	switch {
-	case resp.StatusCode == http.StatusNotFound:
-		return false, nil
-	case resp.StatusCode != http.StatusOK:
-		return false, fmt.Errorf("GET %s: %s", u.Redacted(), explain(answer{status: resp.StatusCode, body: body}))
+	if resp.StatusCode != http.StatusOK {
+		err := fmt.Errorf("GET %s: %s", u.Redacted(), explain(answer{status: resp.StatusCode, body: body}))
+		return resp.StatusCode, parseRetryAfter(resp.Header.Get("Retry-After"), time.Now()), err
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return false, fmt.Errorf("GET %s: the answer is not what it should be: %w", u.Redacted(), err)
+		return http.StatusOK, 0, fmt.Errorf("GET %s: the answer is not what it should be: %w", u.Redacted(), err)
 	}
-	return true, nil
+	return http.StatusOK, 0, nil
 }
 
 // event asks for one event by id.

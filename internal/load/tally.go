@@ -23,9 +23,7 @@ func newHistogram() *hdr.Histogram { return hdr.New(1, histogramMaxMicros, histo
 type tally struct {
 	mu       sync.Mutex
 	counts   Counts
-	statuses map[int]int64
-	examples map[string]string // by kind of error, the first of each
-	order    []string
+	answers  answerLog
 	accept   *hdr.Histogram
 	interval *hdr.Histogram // of accepted batches since the last progress line
 	refusal  *hdr.Histogram
@@ -38,8 +36,7 @@ type tally struct {
 
 func newTally(started time.Time) *tally {
 	return &tally{
-		statuses: map[int]int64{}, examples: map[string]string{},
-		accept: newHistogram(), interval: newHistogram(), refusal: newHistogram(),
+		answers: newAnswerLog(), accept: newHistogram(), interval: newHistogram(), refusal: newHistogram(),
 		last: started, printedAt: started,
 	}
 }
@@ -68,23 +65,51 @@ func (t *tally) sent(r *request, late bool) {
 func (t *tally) answered(a answer, err error, o outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.answers.note(a, err, o == accepted)
+}
+
+// answerLog counts answers by status and keeps an example of each kind of error.
+type answerLog struct {
+	statuses map[int]int64
+	examples map[string]string // by kind of error, the first of each
+	order    []string
+}
+
+func newAnswerLog() answerLog {
+	return answerLog{statuses: map[int]int64{}, examples: map[string]string{}}
+}
+
+func (l *answerLog) note(a answer, err error, good bool) {
 	if err == nil {
-		t.statuses[a.status]++
+		l.statuses[a.status]++
 	}
-	if o == accepted {
+	if good {
 		return
 	}
-	kind, text := "", ""
 	if err != nil {
-		kind, text = fmt.Sprintf("%T %d", err, o), err.Error()
-	} else {
-		text = explain(a)
-		kind = strconv.Itoa(a.status) + problemType(a.body)
+		l.example(fmt.Sprintf("%T %d", err, judge(a, err)), err.Error())
+		return
 	}
-	if _, known := t.examples[kind]; !known && len(t.examples) < 10 {
-		t.examples[kind] = text
-		t.order = append(t.order, kind)
+	l.example(strconv.Itoa(a.status)+problemType(a.body), explain(a))
+}
+
+func (l *answerLog) example(kind, text string) {
+	if _, known := l.examples[kind]; !known && len(l.examples) < 10 {
+		l.examples[kind] = text
+		l.order = append(l.order, kind)
 	}
+}
+
+// report returns what was counted, for a report.
+func (l *answerLog) report() (statuses map[string]int64, examples []string) {
+	statuses = map[string]int64{}
+	for s, n := range l.statuses {
+		statuses[strconv.Itoa(s)] = n
+	}
+	for _, kind := range l.order {
+		examples = append(examples, l.examples[kind])
+	}
+	return statuses, examples
 }
 
 // done notes the end of a batch.
@@ -152,11 +177,5 @@ func (t *tally) report(r *Report) {
 		r.CPUMicrosPerEvent = r.CPUSeconds * 1e6 / float64(t.counts.Sent)
 	}
 	r.Accept, r.Refusal = latencyOf(t.accept), latencyOf(t.refusal)
-	r.Statuses = map[string]int64{}
-	for s, n := range t.statuses {
-		r.Statuses[strconv.Itoa(s)] = n
-	}
-	for _, kind := range t.order {
-		r.Examples = append(r.Examples, t.examples[kind])
-	}
+	r.Statuses, r.Examples = t.answers.report()
 }

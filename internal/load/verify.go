@@ -433,7 +433,9 @@ func parallel(parent context.Context, limit, n int, do func(context.Context, int
 
 // newReader makes the verifier's HTTP client.
 func newReader(o VerifyOptions, base *url.URL) *reader {
-	return &reader{base: base, token: o.Token, timeout: o.Timeout, client: &http.Client{Transport: &http.Transport{
-		MaxIdleConnsPerHost: o.Concurrency, TLSClientConfig: o.TLS, Proxy: http.ProxyFromEnvironment,
-	}}}
+	return &reader{base: base, token: o.Token, timeout: o.Timeout, client: newClient(o.Concurrency, o.TLS)}
+}
+
+func newClient(concurrency int, conf *tls.Config) *http.Client {
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: concurrency, TLSClientConfig: conf, Proxy: http.ProxyFromEnvironment}}
 }
