@@ -27,9 +27,10 @@ type Step struct {
 	// Claim makes the step once for a caller's idempotency key; nil means no key.
 	Claim *Claim
 
-	// PaymentRef and Amount belong to captured (the amount taken) and to
-	// charge_resolved (the amount given back). Amount belongs to refund_asked too:
-	// zero asks for all that is left.
+	// PaymentRef belongs to captured and to attempt_failed: the provider's id of the
+	// charge, as soon as it is known.
+	// Amount belongs to captured (the amount taken), to charge_resolved (the amount
+	// given back) and to refund_asked: zero asks for all that is left.
 	PaymentRef string
 	Amount     int64
 	// RefundNumber belongs to refunded: which refund took place.
@@ -186,6 +187,9 @@ func (p Policy) nextAttempt(o *Order) time.Time {
 func (p Policy) fail(o *Order, s *Step) (parked bool) {
 	o.Attempts++
 	o.LastError = s.Reason
+	if s.PaymentRef != "" {
+		o.Progress.PaymentRef = s.PaymentRef
+	}
 	o.NextAttempt = s.RetryAt
 	if o.Attempts < p.MaxAttempts && !s.Park {
 		return false

@@ -1,6 +1,7 @@
 package order
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,6 +120,9 @@ func (w *Worker) workCharging(ctx context.Context, o *Order) error {
 		return w.chargeFailed(ctx, o, err)
 	}
 	if c.State == ChargeNone {
+		if c.Ref != "" {
+			o.Progress.PaymentRef = c.Ref // the provider's own name for it finds it for certain
+		}
 		return w.chargeIntended(ctx, o) // under the same key: never twice
 	}
 	return w.charged(ctx, o, c)
@@ -134,6 +138,7 @@ func (w *Worker) charged(ctx context.Context, o *Order, c Charge) error {
 	case ChargeDeclined, ChargeVoided:
 		next, err = w.step(ctx, o, Step{Event: EventDeclined, Reason: reasonOf(c)})
 	default:
+		o.Progress.PaymentRef = cmp.Or(c.Ref, o.Progress.PaymentRef)
 		return w.failed(ctx, o, "the provider has not decided yet", false)
 	}
 	if err == nil && next.Status == Cancelling {
@@ -327,7 +332,7 @@ func (w *Worker) do(ctx context.Context, s Step) (Outcome, error) {
 // failed counts a failed attempt, after which the order waits for its backoff or
 // is parked.
 func (w *Worker) failed(ctx context.Context, o *Order, reason string, forGood bool) error {
-	_, err := w.step(ctx, o, Step{Event: EventAttemptFailed, IfVersion: o.Version, Reason: clip(reason), Park: forGood,
+	_, err := w.step(ctx, o, Step{Event: EventAttemptFailed, IfVersion: o.Version, Reason: clip(reason), Park: forGood, PaymentRef: o.Progress.PaymentRef,
 		RetryAt: w.o.Now().Add(backoff(o.Attempts + 1))})
 	return err
 }
