@@ -39,7 +39,9 @@ type Row struct {
 
 // Store is the relay's view of the outbox. It is safe for concurrent use.
 type Store interface {
-	// Pending returns the oldest rows of a lane after a sequence, at most limit.
+	// Pending returns the oldest rows of a lane after a sequence, at most limit, in
+	// order. Where transactions can commit out of order, a row may appear before
+	// those already returned; the relay looks from the beginning again and again.
 	Pending(ctx context.Context, lane Lane, after int64, limit int) ([]Row, error)
 	// Remove removes the rows with these sequences. Some may be gone already.
 	Remove(ctx context.Context, lane Lane, seqs []int64) error

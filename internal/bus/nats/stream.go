@@ -2,7 +2,9 @@ package nats
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -70,7 +72,7 @@ func (b *Bus) createStream(ctx context.Context) error {
 	for i, s := range o.Subjects {
 		subjects[i] = b.subject(s)
 	}
-	config := jetstream.StreamConfig{
+	want := jetstream.StreamConfig{
 		Name:        o.Stream,
 		Description: "Hints of what changed in the database; losing them costs time only.",
 		Subjects:    subjects,
@@ -83,13 +85,29 @@ func (b *Bus) createStream(ctx context.Context) error {
 		Replicas:    o.Replicas,
 	}
 	err := b.ask(ctx, func(ctx context.Context) error {
-		_, err := b.js.CreateOrUpdateStream(ctx, config)
+		// Every instance comes by here: change only what is different.
+		stream, err := b.js.Stream(ctx, o.Stream)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+		case err != nil:
+			return err
+		case same(stream.CachedInfo().Config, want):
+			return nil
+		}
+		_, err = b.js.CreateOrUpdateStream(ctx, want)
 		return err
 	})
 	if err != nil {
 		return b.failed(fmt.Sprintf("create or update the stream %s", o.Stream), err)
 	}
 	return nil
+}
+
+// same says whether a stream has all that we want of it.
+func same(is, want jetstream.StreamConfig) bool {
+	return slices.Equal(is.Subjects, want.Subjects) && is.Description == want.Description && is.Retention == want.Retention &&
+		is.Storage == want.Storage && is.Discard == want.Discard && is.MaxBytes == want.MaxBytes && is.MaxAge == want.MaxAge &&
+		is.Duplicates == want.Duplicates && is.Replicas == want.Replicas
 }
 
 func (b *Bus) createConsumer(ctx context.Context, g *bus.Group) (jetstream.Consumer, error) {
