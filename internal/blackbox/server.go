@@ -78,7 +78,13 @@ func Run(ctx context.Context, binary string, args ...string) (string, error) {
 
 // Token mints a token of tenant "demo" that may write and read events.
 func Token(ctx context.Context, binary, data string) (string, error) {
-	out, err := Run(ctx, binary, "token", "--data", data, "--tenant", "demo", "--subject", "blackbox", "--scope", "events:write events:read", "--ttl", "24h")
+	return TokenFor(ctx, binary, data, "blackbox", "events:write events:read")
+}
+
+// TokenFor mints a token of tenant "demo" for a subject, with scopes that are
+// separated by spaces.
+func TokenFor(ctx context.Context, binary, data, subject, scopes string) (string, error) {
+	out, err := Run(ctx, binary, "token", "--data", data, "--tenant", "demo", "--subject", subject, "--scope", scopes, "--ttl", "24h")
 	return strings.TrimSpace(out), err
 }
 
@@ -137,12 +143,18 @@ func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Ready waits until the server accepts events. It fails when the process ends
 // first or ctx does.
-func (s *Server) Ready(ctx context.Context) error {
+func (s *Server) Ready(ctx context.Context) error { return s.readyFor(ctx, "events") }
+
+// ReadyForOrders waits until the server accepts orders, as Ready does for events.
+func (s *Server) ReadyForOrders(ctx context.Context) error { return s.readyFor(ctx, "orders") }
+
+// readyFor waits until one job's probe says yes.
+func (s *Server) readyFor(ctx context.Context, job string) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
 	for {
-		if resp, err := client.Get(s.URL + "/readyz/events"); err == nil {
+		if resp, err := client.Get(s.URL + "/readyz/" + job); err == nil {
 			_, _ = io.Copy(io.Discard, resp.Body)
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {

@@ -257,7 +257,7 @@ func (v *auditor) compareCharges() {
 	}
 	for id, charges := range v.charges {
 		if _, found := v.byID[id]; !found {
-			v.fault(FaultCharge, "the ledger has a charge (%s, %s of %d) for order %s, which is not there", charges[0].Key, charges[0].State, charges[0].Amount, id)
+			v.fault(FaultCharge, "the ledger has a charge (%s, %s of %d) for order %s, which is not there", charges[0].Key, charges[0].State, charges[0].Amount.Amount, id)
 		}
 	}
 	for i := range v.orders {
@@ -278,10 +278,10 @@ func faultOfCharges(o *heldOrder, charges []storedCharge) string {
 			continue
 		}
 		captures++
-		captured += c.Captured
-		refunded += c.Refunded
-		if c.Currency != o.currency || c.Captured != o.total {
-			return fmt.Sprintf("%d %s were captured of a total of %d %s", c.Captured, c.Currency, o.total, o.currency)
+		captured += c.Amount.Amount
+		refunded += c.Refunded.Amount
+		if want := (storedMoney{o.total, o.currency}); c.Amount != want {
+			return fmt.Sprintf("%d %s were captured of a total of %d %s", c.Amount.Amount, c.Amount.Currency, o.total, o.currency)
 		}
 	}
 	switch {

@@ -124,7 +124,7 @@ func (f *fakeShop) listStock(w http.ResponseWriter, r *http.Request) {
 	}
 	slices.SortFunc(all, func(a, b storedLevel) int { return strings.Compare(a.SKU, b.SKU) })
 	page, next := pageOf(all, r.URL.Query())
-	answerJSON(w, 200, map[string]any{"levels": page, "nextCursor": next})
+	answerJSON(w, 200, map[string]any{"stock": page, "nextCursor": next})
 }
 
 // pageOf cuts pages of 100, so that several are needed.
@@ -222,12 +222,12 @@ func (f *fakeShop) work() {
 		}
 		o.step("charge_intended", "charging")
 		if o.token == "tok_declined" {
-			f.charges = append(f.charges, storedCharge{OrderID: o.ID, Key: o.ID + ":charge", State: "declined", Amount: o.Total.Amount, Currency: "EUR"})
+			f.charges = append(f.charges, storedCharge{OrderID: o.ID, Key: o.ID + ":charge", State: "declined", Amount: o.Total})
 			o.step("declined", "payment_failed")
 			f.release(o)
 			continue
 		}
-		f.charges = append(f.charges, storedCharge{OrderID: o.ID, Key: o.ID + ":charge", State: "captured", Amount: o.Total.Amount, Captured: o.Total.Amount, Currency: "EUR"})
+		f.charges = append(f.charges, storedCharge{OrderID: o.ID, Key: o.ID + ":charge", State: "captured", Amount: o.Total})
 		o.Captured.Amount = o.Total.Amount
 		o.step("captured", "paid")
 		o.step("sent", "fulfilling")

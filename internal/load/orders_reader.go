@@ -56,13 +56,12 @@ type storedLevel struct {
 }
 
 type storedCharge struct {
-	OrderID  string `json:"orderId"`
-	Key      string `json:"key"`
-	State    string `json:"state"`
-	Amount   int64  `json:"amount"`
-	Currency string `json:"currency"`
-	Captured int64  `json:"captured"`
-	Refunded int64  `json:"refunded"`
+	OrderID string `json:"orderId"`
+	Key     string `json:"key"`
+	State   string `json:"state"`
+	// Amount is what was asked for: it was captured if State says so.
+	Amount   storedMoney `json:"amount"`
+	Refunded storedMoney `json:"refunded"`
 }
 
 type storedChange struct {
@@ -136,11 +135,11 @@ func (r orderReader) anyOf(ctx context.Context, statuses ...string) (bool, error
 func (r orderReader) levels(ctx context.Context, visit func([]storedLevel)) error {
 	found, err := r.pages(ctx, "stock", nil, func(u *url.URL) (string, bool, bool, error) {
 		var page struct {
-			Levels     []storedLevel `json:"levels"`
+			Stock      []storedLevel `json:"stock"`
 			NextCursor string        `json:"nextCursor"`
 		}
 		found, err := r.get(ctx, u, &page)
-		visit(page.Levels)
+		visit(page.Stock)
 		return page.NextCursor, found, true, err
 	})
 	if err == nil && !found {

@@ -166,11 +166,11 @@ func TestVerifyingOrdersFindsEveryKindOfFault(t *testing.T) {
 			map[string]int{FaultCharge: 1}, "the ledger has 2 captures",
 		},
 		"a capture of another amount": {
-			func(f *fakeShop) { f.chargeOf(f.with("fulfilling")).Captured-- },
+			func(f *fakeShop) { f.chargeOf(f.with("fulfilling")).Amount.Amount-- },
 			map[string]int{FaultCharge: 1}, "were captured of a total of",
 		},
 		"a capture in another currency": {
-			func(f *fakeShop) { f.chargeOf(f.with("fulfilling")).Currency = "USD" },
+			func(f *fakeShop) { f.chargeOf(f.with("fulfilling")).Amount.Currency = "USD" },
 			map[string]int{FaultCharge: 1}, "USD were captured",
 		},
 		"a paid order without a capture": {
@@ -180,19 +180,19 @@ func TestVerifyingOrdersFindsEveryKindOfFault(t *testing.T) {
 		"a declined order with a capture": {
 			func(f *fakeShop) {
 				c := f.chargeOf(f.with("payment_failed"))
-				c.State, c.Captured = "captured", c.Amount
+				c.State = "captured"
 			},
 			map[string]int{FaultCharge: 1}, "of which 0 went back",
 		},
 		"a declined order whose capture went back": {
 			func(f *fakeShop) {
 				c := f.chargeOf(f.with("payment_failed"))
-				c.State, c.Captured, c.Refunded = "captured", c.Amount, c.Amount
+				c.State, c.Refunded = "captured", c.Amount
 			},
 			map[string]int{}, "",
 		},
 		"a refund that the order does not know of": {
-			func(f *fakeShop) { f.chargeOf(f.with("shipped")).Refunded = 1 },
+			func(f *fakeShop) { f.chargeOf(f.with("shipped")).Refunded.Amount = 1 },
 			map[string]int{FaultCharge: 1}, "the ledger has refunds of 1",
 		},
 		"paid without captured": {
@@ -369,7 +369,7 @@ func TestGoodsThatCameBackCountAsOnHand(t *testing.T) {
 		}
 	}
 	part := o.Total.Amount / 2
-	o.Refunded.Amount, f.chargeOf(o).Refunded = part, part
+	o.Refunded.Amount, f.chargeOf(o).Refunded.Amount = part, part
 	o.step("refund_asked", "refunding")
 	o.step("refunded", "shipped")
 	verify := func(want int) {
