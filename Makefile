@@ -33,8 +33,8 @@ build: ## Build bin/millrace (static, no C compiler needed)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/millrace ./cmd/millrace
 
 .PHONY: run
-run: build ## Build and run the server with data in ./millrace-data
-	bin/millrace serve --data $(DATA) $(ARGS)
+run: build ## Build and run the server with its demo shop and data in ./millrace-data
+	bin/millrace serve --demo --data $(DATA) $(ARGS)
 
 .PHONY: test
 test: ## Run every test with the race detector, crash tests included

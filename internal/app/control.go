@@ -99,7 +99,7 @@ func (o *offline) client() (*http.Client, string, func() error, error) {
 	if err != nil {
 		return nil, "", nil, errors.Join(err, o.release())
 	}
-	edge, err := o.core.newEdge(authenticator, nil, nil, func() []string { return nil })
+	edge, err := o.core.newEdge(nil, authenticator, nil, nil, func() []string { return nil })
 	if err != nil {
 		return nil, "", nil, errors.Join(err, o.release())
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"millrace/internal/auth"
+	"millrace/internal/bus"
 	"millrace/internal/config"
 	"millrace/internal/deadletter"
 	"millrace/internal/event"
@@ -39,6 +40,8 @@ type core struct {
 	letters  *deadletter.Service
 	issuer   *auth.Issuer
 	keys     *auth.Keys
+	shop     shop
+	bus      bus.Bus // nil without a server
 }
 
 // openCore takes the data directory's lock and opens everything in it. It fails
@@ -50,7 +53,7 @@ func openCore(ctx context.Context, cfg *config.Config, logger *slog.Logger, regi
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	for _, open := range []func(context.Context) error{c.openDir, c.openStores, c.openLog, c.openEvents} {
+	for _, open := range []func(context.Context) error{c.openDir, c.openStores, c.openLog, c.openEvents, c.openShop, c.openLetters} {
 		if err := open(ctx); err != nil {
 			return nil, err
 		}
@@ -157,7 +160,6 @@ func (c *core) openEvents(ctx context.Context) (err error) {
 		return err
 	}
 	c.reader = event.NewReader(store, c.sink, nil)
-	c.letters = deadletter.NewService(c.db.DeadLetters(), event.Redriver{Ingester: c.ingester, Store: store, Commits: c.sink}, time.Now, c.logger)
 	return nil
 }
 

@@ -23,6 +23,13 @@ const jobEvents = "events"
 // jobRead is what needs the store.
 const jobRead = "reads"
 
+// jobOrders is placing orders.
+const jobOrders = "orders"
+
+// jobWork is working on orders that were placed. Nobody routes by it: the part
+// that it names shows in /readyz.
+const jobWork = "work"
+
 // queryTimeout bounds one query of the store.
 const queryTimeout = 15 * time.Second
 
@@ -37,8 +44,8 @@ func noneIsNegative(n int) int {
 	return n
 }
 
-// newEdge builds the HTTP edge on a core.
-func (c *core) newEdge(authenticator httpapi.Authenticator, limits *limit.Metrics, tracer trace.Tracer, addresses func() []string) (*httpapi.Server, error) {
+// newEdge builds the HTTP edge on a core, and on works if there are any.
+func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, limits *limit.Metrics, tracer trace.Tracer, addresses func() []string) (*httpapi.Server, error) {
 	h, e := &c.cfg.HTTP, &c.cfg.Events
 	rates, err := newRates(&e.Rate, limits)
 	if err != nil {
@@ -52,7 +59,7 @@ func (c *core) newEdge(authenticator httpapi.Authenticator, limits *limit.Metric
 	if c.cfg.Events.Ack == "store" {
 		wait = max(wait, e.StoreAckTimeout+h.BodyTimeout)
 	}
-	return httpapi.New(httpapi.Options{
+	o := httpapi.Options{
 		Events: c.ingester, Hooks: c.ingester, HookTenant: c.hookTenant, Reader: c.reader, DeadLetters: c.letters,
 		Auth: authenticator, Keys: c.keys, Rates: rates, Bytes: bytes, Checks: c.checks(),
 		Logger: c.logger, LogContext: telemetry.WithRequestID, Metrics: httpapi.NewMetrics(c.registry), Tracer: tracer,
@@ -62,7 +69,19 @@ func (c *core) newEdge(authenticator httpapi.Authenticator, limits *limit.Metric
 		QueryTimeout:  min(queryTimeout, wait),
 		HeaderTimeout: h.ReadHeaderTimeout, BodyTimeout: h.BodyTimeout, WriteTimeout: wait, IdleTimeout: h.IdleTimeout,
 		DrainDelay: h.DrainDelay, DrainTimeout: h.ShutdownTimeout,
-	})
+		Orders: c.shop.orders, Catalog: c.shop.catalog, Stock: c.shop.stock, Audit: c.shop.audit, Endpoints: c.shop.webhooks,
+		CatalogPublic: c.cfg.Catalog.Public,
+	}
+	if w != nil {
+		o.Checks = append(o.Checks, httpapi.Check{Name: "bus", Jobs: []string{jobWork}, Probe: probeBus(c.bus)})
+	}
+	if w != nil && w.payments.sandbox != nil {
+		o.Sandbox = w.payments
+	}
+	if w != nil && w.payments.stripe != nil {
+		o.PaymentNotices = w.payments
+	}
+	return httpapi.New(o)
 }
 
 func newRates(r *config.Rate, m *limit.Metrics) (*limit.Rates, error) {
@@ -83,7 +102,8 @@ func newRates(r *config.Rate, m *limit.Metrics) (*limit.Rates, error) {
 func (c *core) checks() []httpapi.Check {
 	return []httpapi.Check{
 		{Name: "log", Jobs: []string{jobEvents}, Probe: func(context.Context) error { return c.probeLog() }},
-		{Name: "store", Jobs: []string{jobRead}, Probe: c.db.Ping},
+		{Name: "store", Jobs: []string{jobRead, jobOrders}, Probe: c.db.Ping},
+		{Name: "orders", Jobs: []string{jobOrders}, Probe: func(context.Context) error { return c.shop.orders.Admit() }},
 		{Name: "sink", Jobs: []string{jobRead}, Probe: func(context.Context) error {
 			if c.sink.Err() != nil {
 				return errors.New("events cannot be written to the database, they wait in the log; see this server's log")

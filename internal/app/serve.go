@@ -7,13 +7,19 @@
 //	     └──── httpapi ─────┘              telemetry
 //	              │
 //	  event.Ingester ──▶ wal.Log ──▶ event.Sink ──▶ store/sqlite
-//	              │          (group commit)     │          ▲
-//	       dedupe.Window                deadletter rows    │
-//	                                                 event.Reader
+//	   ▲          │          (group commit)     │          ▲
+//	   │   dedupe.Window                deadletter rows    │
+//	   │                                             event.Reader
+//	   │
+//	   │  order.Placer, order.Stepper ──▶ store/sqlite (orders, stock, outbox)
+//	   │            ▲                            │
+//	   │            └── order.Crew ◀── bus ◀── outbox.Relay
+//	   └────────────────────────────────────── outbox.Relay
 //
 // The way down is the way of the data: the edge stops taking requests and
-// finishes those in flight, the sink catches up as far as a bounded time allows,
-// then the log, the databases and the lock are closed.
+// finishes those in flight, the workers finish what they hold, the sink catches
+// up as far as a bounded time allows, then the log, the databases and the lock
+// are closed. What is left in the outbox goes on at the next start.
 package app
 
 import (
@@ -69,7 +75,11 @@ func Run(ctx context.Context, cfg *config.Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	err = p.serve(ctx, c, began, out)
+	w, err := openWorks(c)
+	if err == nil {
+		err = p.serve(ctx, c, w, began, out)
+		err = errors.Join(err, w.close())
+	}
 	return errors.Join(err, c.Close())
 }
 
@@ -118,16 +128,26 @@ func (p *process) tracer() trace.Tracer {
 
 // serve runs the listeners on a core until ctx ends or a part fails, and takes
 // them down in order.
-func (p *process) serve(ctx context.Context, c *core, began time.Time, out io.Writer) error {
-	l, err := p.listenAll(c)
+func (p *process) serve(ctx context.Context, c *core, w *works, began time.Time, out io.Writer) error {
+	l, err := p.listenAll(c, w)
 	if err != nil {
 		return err
 	}
 	defer l.close()
+	if c.cfg.Demo.Enabled {
+		if w.merchant, err = c.openDemo(ctx, baseURL(c, l)); err != nil {
+			return err
+		}
+		w.closers = append(w.closers, w.merchant.Close)
+	}
 	coreCtx, stopCore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCore()
 	coreEnded := make(chan error, 1)
 	go func() { coreEnded <- c.run(coreCtx) }()
+	worksCtx, stopWorks := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWorks()
+	worksEnded := make(chan error, 1)
+	go func() { worksEnded <- w.run(worksCtx) }()
 
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.edge.Serve(groupCtx, l.api) })
@@ -145,6 +165,9 @@ func (p *process) serve(ctx context.Context, c *core, began time.Time, out io.Wr
 		case err := <-coreEnded:
 			coreEnded <- err // for the way down
 			return err
+		case err := <-worksEnded:
+			worksEnded <- err
+			return err
 		}
 	})
 	p.logger.Info("ready", "version", Version(), "listen", l.api.Addr().String(), "data", c.dir.path, "ack", c.cfg.Events.Ack,
@@ -155,6 +178,8 @@ func (p *process) serve(ctx context.Context, c *core, began time.Time, out io.Wr
 	printBanner(out, c, l)
 
 	err = group.Wait()
+	stopWorks()
+	err = errors.Join(err, <-worksEnded)
 	drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sinkDrain)
 	defer cancel()
 	c.drain(drainCtx)
@@ -182,7 +207,7 @@ func (l *listeners) close() {
 
 // listenAll opens all listeners, so that a port in use is told before anything
 // is served.
-func (p *process) listenAll(c *core) (_ *listeners, err error) {
+func (p *process) listenAll(c *core, w *works) (_ *listeners, err error) {
 	l := &listeners{}
 	defer func() {
 		if err != nil {
@@ -198,7 +223,7 @@ func (p *process) listenAll(c *core) (_ *listeners, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l.edge, err = c.newEdge(authenticator, limits, p.tracer(), func() []string { return []string{l.api.Addr().String()} })
+	l.edge, err = c.newEdge(w, authenticator, limits, p.tracer(), func() []string { return []string{l.api.Addr().String()} })
 	if err != nil {
 		return nil, err
 	}

@@ -37,6 +37,13 @@ func (f *configFlags) key(name, path, usage string) {
 	f.keys[name] = path
 }
 
+// toggle adds a flag that sets a configuration key of true or false; without a
+// value it is true.
+func (f *configFlags) toggle(name, path, usage string) {
+	f.cmd.Flags().Bool(name, false, usage)
+	f.keys[name] = path
+}
+
 func defaultOf(path string) string {
 	for _, g := range config.Groups() {
 		for _, k := range g.Keys {
@@ -135,7 +142,7 @@ func (r rate) Set(s string) error {
 	}
 	n, err := strconv.Atoi(strings.ReplaceAll(s, "_", ""))
 	if err != nil || n < 1 {
-		return errors.New("write events a second, such as 50000, or max")
+		return errors.New("write how many a second, such as 50000, or max")
 	}
 	*r.n = n
 	return nil

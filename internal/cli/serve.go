@@ -16,6 +16,7 @@ func (r *runner) serveCommand() *cobra.Command {
 		Long: `Run the server until it is told to stop (SIGINT or SIGTERM). It then finishes
 what is in flight and loses nothing. One server at a time holds a data directory.`,
 		Example: `  millrace serve
+  millrace serve --demo
   millrace serve --data /var/lib/millrace --listen :8080 --admin 127.0.0.1:9090
   millrace serve --config millrace.yaml --set events.ack=store`,
 		Args: noArgs,
@@ -24,6 +25,7 @@ what is in flight and loses nothing. One server at a time holds a data directory
 	flags.key("listen", "http.listen", "`ADDR` of the API")
 	flags.key("admin", "admin.listen", "`ADDR` of metrics and profiles, empty for none")
 	flags.key("log-level", "log.level", "least severe `LEVEL` to log: debug, info, warn or error")
+	flags.toggle("demo", "demo.enabled", "open a demo shop: a small catalogue, and a merchant that ships by itself")
 	flags.key("log-format", "log.format", "`FORM` of the log: auto, json or text")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := flags.load(r.stdio.Env)
