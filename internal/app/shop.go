@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"millrace/internal/audit"
 	"millrace/internal/catalog"
@@ -86,6 +87,6 @@ func (c *core) openWebhooks() (err error) {
 func (c *core) openLetters(context.Context) error {
 	c.letters = deadletter.NewService(c.db.DeadLetters(), redriver{
 		events: event.Redriver{Ingester: c.ingester, Store: c.db.Events(), Commits: c.sink}, core: c,
-	}, nil, c.logger).WithAudit(c.shop.audit)
+	}, time.Now, c.logger).WithAudit(c.shop.audit)
 	return nil
 }
