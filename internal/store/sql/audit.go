@@ -48,8 +48,8 @@ func insertAudit(ctx context.Context, tx *stdsql.Tx, entries ...audit.Entry) err
 }
 
 func (p *prepared) insertAudit(ctx context.Context, entries []audit.Entry) error {
-	args := make([]any, 0, min(len(entries), rowsPerStatement)*addAudit.width)
-	for chunk := range slices.Chunk(entries, rowsPerStatement) {
+	args := make([]any, 0, min(len(entries), rowsPerChunk)*addAudit.width)
+	for chunk := range slices.Chunk(entries, rowsPerChunk) {
 		args = args[:0]
 		for i := range chunk {
 			e := &chunk[i]

@@ -78,13 +78,13 @@ func (s *Catalog) Put(ctx context.Context, puts []catalog.Put) ([]catalog.PutRes
 }
 
 // distinctRun returns how many of items, from the first on, make one chunk: no
-// more than a statement takes, and no two with one key, so that each sees what
+// more than rowsPerChunk, and no two with one key, so that each sees what
 // the one before it left.
 func distinctRun[T any, K comparable](items []T, key func(*T) K) int {
-	seen := make(map[K]struct{}, min(len(items), rowsPerStatement))
+	seen := make(map[K]struct{}, min(len(items), rowsPerChunk))
 	for i := range items {
 		k := key(&items[i])
-		if _, twice := seen[k]; twice || i == rowsPerStatement {
+		if _, twice := seen[k]; twice || i == rowsPerChunk {
 			return i
 		}
 		seen[k] = struct{}{}

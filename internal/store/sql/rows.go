@@ -4,13 +4,21 @@ import (
 	"context"
 	stdsql "database/sql"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// rowsPerStatement is how many rows one multi-row statement writes or reads. It
-// keeps the parameters well below what databases allow (32,766 in SQLite).
-const rowsPerStatement = 128
+// rowsPerChunk is how many rows a batch reads before it writes them.
+const rowsPerChunk = 128
+
+// How many rows one statement has. SQLite looks a parameter called $1 up by its
+// name, so that the cost of a statement grows with the square of its parameters,
+// and it keeps a journal for a statement that could fail between two rows.
+const (
+	rowsPerRead  = 16
+	rowsPerWrite = 4
+)
 
 // manyRows is a statement over any number of rows of parameters. The rows stand
 // between its head and its tail.
@@ -49,11 +57,10 @@ func (m manyRows) text(n int) string {
 // rows returns how many rows args are of.
 func (m manyRows) rows(args []any) int { return len(args) / m.width }
 
-// prepared keeps the full-sized form of statements that one transaction runs
-// many times; the rest of a batch runs unprepared.
+// prepared keeps the statements that one transaction runs many times.
 type prepared struct {
 	tx    *stdsql.Tx
-	stmts map[string]*stdsql.Stmt
+	stmts map[string]*stdsql.Stmt // by text
 }
 
 func prepareIn(tx *stdsql.Tx) *prepared { return &prepared{tx: tx, stmts: map[string]*stdsql.Stmt{}} }
@@ -64,56 +71,56 @@ func (p *prepared) close() {
 	}
 }
 
-// full returns the prepared statement for args if they are a full chunk, else nil.
-func (p *prepared) full(ctx context.Context, m manyRows, args []any) (*stdsql.Stmt, error) {
-	if m.rows(args) != rowsPerStatement {
-		return nil, nil
-	}
-	if s := p.stmts[m.head]; s != nil {
+// stmt returns the statement for n rows.
+func (p *prepared) stmt(ctx context.Context, m manyRows, n int) (*stdsql.Stmt, error) {
+	text := m.text(n)
+	if s := p.stmts[text]; s != nil {
 		return s, nil
 	}
-	s, err := p.tx.PrepareContext(ctx, m.text(rowsPerStatement))
+	s, err := p.tx.PrepareContext(ctx, text)
 	if err == nil {
-		p.stmts[m.head] = s
+		p.stmts[text] = s
 	}
 	return s, err
 }
 
-// exec runs m once for args, whole rows of it, and says how many rows of the
-// database it changed.
+// exec writes whole rows of args and says how many rows of the database changed.
 func (p *prepared) exec(ctx context.Context, m manyRows, args []any) (int, error) {
-	if len(args) == 0 {
-		return 0, nil
+	changed := 0
+	for piece := range slices.Chunk(args, rowsPerWrite*m.width) {
+		stmt, err := p.stmt(ctx, m, m.rows(piece))
+		if err != nil {
+			return 0, err
+		}
+		r, err := stmt.ExecContext(ctx, piece...)
+		if err != nil {
+			return 0, err
+		}
+		n, err := r.RowsAffected()
+		if err != nil {
+			return 0, err
+		}
+		changed += int(n)
 	}
-	stmt, err := p.full(ctx, m, args)
-	if err != nil {
-		return 0, err
-	}
-	var r stdsql.Result
-	if stmt != nil {
-		r, err = stmt.ExecContext(ctx, args...)
-	} else {
-		r, err = p.tx.ExecContext(ctx, m.text(m.rows(args)), args...)
-	}
-	if err != nil {
-		return 0, err
-	}
-	n, err := r.RowsAffected()
-	return int(n), err
+	return changed, nil
 }
 
-// each runs m once for args and calls scan for each row of the answer.
+// each reads by whole rows of args and calls scan for each row of the answers.
 func (p *prepared) each(ctx context.Context, m manyRows, args []any, scan func(row interface{ Scan(...any) error }) error) error {
-	stmt, err := p.full(ctx, m, args)
-	if err != nil {
-		return err
+	for piece := range slices.Chunk(args, rowsPerRead*m.width) {
+		stmt, err := p.stmt(ctx, m, m.rows(piece))
+		if err != nil {
+			return err
+		}
+		if err := scanAll(ctx, stmt, piece, scan); err != nil {
+			return err
+		}
 	}
-	var rows *stdsql.Rows
-	if stmt != nil {
-		rows, err = stmt.QueryContext(ctx, args...)
-	} else {
-		rows, err = p.tx.QueryContext(ctx, m.text(m.rows(args)), args...)
-	}
+	return nil
+}
+
+func scanAll(ctx context.Context, stmt *stdsql.Stmt, args []any, scan func(row interface{ Scan(...any) error }) error) error {
+	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return err
 	}

@@ -114,8 +114,8 @@ func (s *Webhooks) Enqueue(ctx context.Context, deliveries []fulfilment.Delivery
 	return in("enqueue webhook deliveries", transact(ctx, s.write, func(tx *stdsql.Tx) error {
 		p := prepareIn(tx)
 		defer p.close()
-		args := make([]any, 0, min(len(deliveries), rowsPerStatement)*enqueueDeliveries.width)
-		for chunk := range slices.Chunk(deliveries, rowsPerStatement) {
+		args := make([]any, 0, min(len(deliveries), rowsPerChunk)*enqueueDeliveries.width)
+		for chunk := range slices.Chunk(deliveries, rowsPerChunk) {
 			args = args[:0]
 			for i := range chunk {
 				d := &chunk[i]
@@ -195,7 +195,7 @@ func (s *Webhooks) Settle(ctx context.Context, settlements []fulfilment.Settleme
 	return in("settle webhook deliveries", transact(ctx, s.write, func(tx *stdsql.Tx) error {
 		p := prepareIn(tx)
 		defer p.close()
-		args := make([]any, 0, min(len(settlements), rowsPerStatement)*settleDeliveries.width)
+		args := make([]any, 0, min(len(settlements), rowsPerChunk)*settleDeliveries.width)
 		flush := func() error {
 			_, err := p.exec(ctx, settleDeliveries, args)
 			args = args[:0]
@@ -216,7 +216,7 @@ func (s *Webhooks) Settle(ctx context.Context, settlements []fulfilment.Settleme
 			default:
 				err = fmt.Errorf("delivery %s is settled with the outcome %d, which there is not", v.DeliveryID, v.Outcome)
 			}
-			if err == nil && len(args) == rowsPerStatement*settleDeliveries.width {
+			if err == nil && len(args) == rowsPerChunk*settleDeliveries.width {
 				err = flush()
 			}
 			if err == nil && v.Disable != nil {
