@@ -70,9 +70,11 @@ func (d *discardWriter) Header() http.Header         { return d.h }
 func (d *discardWriter) Write(b []byte) (int, error) { return len(b), nil }
 func (d *discardWriter) WriteHeader(status int)      { d.status = status }
 
-func newReplay(body []byte) *replay {
+func newReplay(body []byte) *replay { return newReplayTo("/events", body) }
+
+func newReplayTo(path string, body []byte) *replay {
 	r := &replay{body: bytes.NewReader(body), w: discardWriter{h: http.Header{}}}
-	r.req, _ = http.NewRequest(http.MethodPost, "/events", nil)
+	r.req, _ = http.NewRequest(http.MethodPost, path, nil)
 	r.req.Body = io.NopCloser(r.body)
 	r.req.ContentLength = int64(len(body))
 	r.req.Header.Set("Authorization", "Bearer writer")
@@ -151,6 +153,11 @@ func BenchmarkPostEvents(b *testing.B) {
 // of its own, and reports the CPU time of both sides together, which other work
 // on the machine disturbs less than the clock.
 func benchmarkOverTCP(b *testing.B, h http.Handler, body []byte, status int) {
+	benchmarkPathOverTCP(b, h, "/events", "", body, status)
+}
+
+// benchmarkPathOverTCP is benchmarkOverTCP for any path, with further header lines.
+func benchmarkPathOverTCP(b *testing.B, h http.Handler, path, header string, body []byte, status int) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -158,8 +165,8 @@ func benchmarkOverTCP(b *testing.B, h http.Handler, body []byte, status int) {
 	srv := &http.Server{Handler: h}
 	go func() { _ = srv.Serve(l) }()
 	defer srv.Close()
-	request := fmt.Appendf(nil, "POST /events HTTP/1.1\r\nHost: millrace\r\nAuthorization: Bearer writer\r\n"+
-		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	request := fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: millrace\r\nAuthorization: Bearer writer\r\n"+
+		"Content-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s", path, header, len(body), body)
 	want := fmt.Appendf(nil, "HTTP/1.1 %d ", status)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(body)))

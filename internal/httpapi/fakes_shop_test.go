@@ -87,11 +87,14 @@ func (f *fakeOrders) WaitStatus(ctx context.Context, v order.Viewer, id string, 
 	if err != nil || version != 0 && o.Version != version || version == 0 && o.Status.Terminal() {
 		return o, err
 	}
+	f.mu.Lock()
+	change := f.change
+	f.mu.Unlock()
 	f.waits <- version
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
-	case <-f.change:
+	case <-change:
 	case <-ctx.Done():
 	case <-timer.C:
 	}
