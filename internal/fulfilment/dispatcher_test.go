@@ -310,7 +310,8 @@ func TestAnAnswerWithoutEndIsNotReadToItsEnd(t *testing.T) {
 			}
 		}
 	})
-	w := newWorld(t, nil)
+	// The timeout is beyond the test's patience: only the bound ends the reading.
+	w := newWorld(t, func(o *fulfilment.Options) { o.Policy.Timeout, o.Policy.Lease = 2*patience, 5*patience })
 	w.put(t, "shop", r.URL)
 	w.run(t)
 	w.notify(t, 1, 1)

@@ -81,7 +81,7 @@ type world struct {
 }
 
 // newWorld starts a Service that may call this machine. change may be nil.
-func newWorld(t *testing.T, change func(*fulfilment.Options)) *world {
+func newWorld(t testing.TB, change func(*fulfilment.Options)) *world {
 	t.Helper()
 	db, err := sqlite.Open(t.Context(), sqlite.Options{Dir: t.TempDir()})
 	if err != nil {
@@ -103,7 +103,7 @@ func newWorld(t *testing.T, change func(*fulfilment.Options)) *world {
 }
 
 // run runs a dispatcher until stop is called or the test ends.
-func (w *world) run(t *testing.T) (stop func()) {
+func (w *world) run(t testing.TB) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	d := fulfilment.NewDispatcher(w.Service)
@@ -124,7 +124,7 @@ func (w *world) run(t *testing.T) (stop func()) {
 }
 
 // put puts an endpoint and returns its signing secret.
-func (w *world) put(t *testing.T, id, url string, events ...string) string {
+func (w *world) put(t testing.TB, id, url string, events ...string) string {
 	t.Helper()
 	r, err := w.PutEndpoint(t.Context(), "demo", id, fulfilment.EndpointRequest{URL: url, Events: events}, 0, ann)
 	if err != nil {
@@ -170,7 +170,7 @@ func (w *world) onlyLetter(t *testing.T) deadletter.Letter {
 }
 
 // wait gets what a channel brings, within bounds.
-func wait[T any](t *testing.T, c <-chan T, what string) T {
+func wait[T any](t testing.TB, c <-chan T, what string) T {
 	t.Helper()
 	select {
 	case v := <-c:
