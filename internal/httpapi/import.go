@@ -177,7 +177,7 @@ func readImport[L any](body []byte, number func(L) int64) (results []*importResu
 			var where struct {
 				Line int64 `json:"line"`
 			}
-			_ = json.Unmarshal(text, &where) // as far as it can be told
+			_ = json.NewDecoder(bytes.NewReader(text)).Decode(&where) // as far as it can be told
 			results = append(results, &importResult{Line: where.Line, Error: err.Error()})
 			continue
 		}

@@ -149,6 +149,28 @@ func describe(op *huma.Operation, who access) {
 	problemResponses(op.Responses, slugs...)
 }
 
+// describeStatuses adds the answers that an operation gives besides its usual one:
+// 201 for what a PUT makes, 304 for what has the ETag of the question.
+func describeStatuses(doc *huma.OpenAPI, op *huma.Operation) {
+	for _, described := range operations(doc.Paths[op.Path]) {
+		if described.OperationID == op.OperationID {
+			op = described // with the parameters and answers of its types
+		}
+	}
+	usual := op.Responses["200"]
+	if usual == nil || usual.Headers["ETag"] == nil {
+		return
+	}
+	switch {
+	case op.Method == http.MethodPut:
+		created := *usual
+		created.Description = "Created"
+		op.Responses["201"] = &created
+	case slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.Name == "If-None-Match" }):
+		op.Responses["304"] = &huma.Response{Description: "It has the version of If-None-Match still.", Headers: map[string]*huma.Header{"ETag": usual.Headers["ETag"]}}
+	}
+}
+
 // secure says that an operation asks for a credential, with one of the scopes if
 // there are any.
 func secure(op *huma.Operation, scopes ...auth.Scope) {

@@ -9,6 +9,11 @@ import (
 	"testing"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"millrace/internal/audit"
+	"millrace/internal/fulfilment"
+	"millrace/internal/order"
+	"millrace/internal/payment"
 )
 
 func openapi(t *testing.T, f *fixture) map[string]any {
@@ -217,6 +222,15 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 	f := newFixture(t)
 	doc := f.server.public.api.OpenAPI()
 	f.reader.events = append(f.reader.events, stored("1", `{"a":1}`))
+	f.orders.set(aStoredOrder())
+	f.orders.page = order.Page{Orders: []order.Order{aStoredOrder()}}
+	f.orders.history = []order.HistoryEntry{{Version: 2, At: testNow, Event: order.EventCancelAsked, From: order.Placed, To: order.Cancelled, Actor: "ops", Reason: "why"}}
+	f.stock.put("tee", 10, 3)
+	f.call("PUT", "/products/tee", aProduct)
+	f.call("PUT", "/webhook-endpoints/wh", `{"url":"https://a.example"}`)
+	f.endpoints.deliveries = []fulfilment.Delivery{{ID: "1", EventType: "order.paid", OrderID: "o", CreatedAt: testNow, NextAttempt: testNow}}
+	f.shop.audit.entries = []audit.Entry{{ID: "1", At: testNow, Actor: audit.Actor{Subject: "ops"}, Action: "a", Object: "o", After: []byte(`{"a":1}`)}}
+	f.ledger.charges = []SandboxCharge{{Key: "k", OrderID: "o", State: payment.StateCaptured, Currency: "EUR", Refunds: []SandboxRefund{{Key: "r", Ref: "x"}}}}
 	for _, c := range []struct{ method, target, body, op, status string }{
 		{"POST", "/events", `[{"type":"a"},{}]`, "/events", "202"},
 		{"GET", "/events", "", "/events", "200"},
@@ -229,11 +243,25 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		{"GET", "/keys", "", "/keys", "200"},
 		{"GET", "/dead-letters", "", "/dead-letters", "200"},
 		{"POST", "/dead-letters/redrive", "", "/dead-letters/redrive", "200"},
+		{"POST", "/orders", aSmallOrder, "/orders", "202"}, {"POST", "/orders", `{"x":1}`, "/orders", "422"},
+		{"GET", "/orders", "", "/orders", "200"},
+		{"GET", "/orders/" + testOrderID + "/status", "", "/orders/{id}/status", "200"}, {"GET", "/orders/" + testOrderID + "/history", "", "/orders/{id}/history", "200"},
+		{"GET", "/orders/" + testOrderID, "", "/orders/{id}", "200"}, {"POST", "/orders/" + testOrderID + "/cancel", "", "/orders/{id}/cancel", "200"},
+		{"POST", "/orders/" + testOrderID + "/refunds", "", "/orders/{id}/refunds", "202"}, {"POST", "/orders/" + testOrderID + "/shipments", "", "/orders/{id}/shipments", "201"},
+		{"PUT", "/products/new", aProduct, "/products/{sku}", "201"}, {"GET", "/products/tee", "", "/products/{sku}", "200"}, {"GET", "/products", "", "/products", "200"},
+		{"PUT", "/stock/new", `{"onHand":1}`, "/stock/{sku}", "201"}, {"PUT", "/stock/tee", `{"onHand":1}`, "/stock/{sku}", "428"},
+		{"GET", "/stock", "", "/stock", "200"}, {"POST", "/stock/tee/adjustments", `{"delta":1,"reason":"in"}`, "/stock/{sku}/adjustments", "200"},
+		{"PUT", "/webhook-endpoints/new", `{"url":"https://a.example"}`, "/webhook-endpoints/{id}", "201"}, {"GET", "/webhook-endpoints", "", "/webhook-endpoints", "200"},
+		{"GET", "/webhook-endpoints/wh/deliveries", "", "/webhook-endpoints/{id}/deliveries", "200"},
+		{"GET", "/audit", "", "/audit", "200"}, {"GET", "/sandbox/charges", "", "/sandbox/charges", "200"},
 	} {
-		w := f.call(c.method, c.target, c.body)
+		w := f.call(c.method, c.target, c.body, "Idempotency-Key", "k-"+c.target)
 		op := doc.Paths[c.op].Get
-		if c.method == "POST" {
+		switch c.method {
+		case "POST":
 			op = doc.Paths[c.op].Post
+		case "PUT":
+			op = doc.Paths[c.op].Put
 		}
 		ct := w.Header().Get("Content-Type")
 		r := op.Responses[c.status]
@@ -260,6 +288,21 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 					t.Errorf("%s %s: the schema says nothing of the member %q", c.method, c.target, name)
 				}
 			}
+		}
+	}
+}
+
+func TestAnswersBesidesTheUsualOneAreDescribed(t *testing.T) {
+	doc := newFixture(t).server.public.api.OpenAPI()
+	for _, c := range []struct {
+		op     *huma.Operation
+		status string
+	}{
+		{doc.Paths["/products/{sku}"].Put, "201"}, {doc.Paths["/products/{sku}"].Get, "304"}, {doc.Paths["/stock/{sku}"].Put, "201"},
+		{doc.Paths["/stock/{sku}"].Get, "304"}, {doc.Paths["/webhook-endpoints/{id}"].Put, "201"}, {doc.Paths["/orders/{id}/status"].Get, "304"},
+	} {
+		if r := c.op.Responses[c.status]; r == nil || r.Headers["ETag"] == nil {
+			t.Errorf("%s has no %s with an ETag", c.op.OperationID, c.status)
 		}
 	}
 }

@@ -212,6 +212,7 @@ func registerFor[I, O any](sf *surface, op huma.Operation, who access, do func(c
 	op.MaxBodyBytes = -1    // receiveSmall has bounded it
 	op.BodyReadTimeout = -1 // and has read it
 	describe(&op, who)
+	defer describeStatuses(sf.api.OpenAPI(), &op) // when huma has described what there is by default
 	huma.Register(sf.api, op, func(ctx context.Context, in *I) (*O, error) {
 		ctx, cancel := context.WithTimeout(ctx, sf.server.o.QueryTimeout)
 		defer cancel()
