@@ -76,7 +76,7 @@ func (t *orderTally) done(x orderResult, now time.Time) {
 	switch x.outcome {
 	case orderPlaced:
 		c.Placed++
-		if x.replayed {
+		if x.replayed && x.attempts > 1 {
 			c.Replayed++
 		}
 		_ = t.accept.RecordValue(us)

@@ -1,9 +1,16 @@
 // Package torture kills the real server with SIGKILL under load, again and
 // again, at random moments: while it starts, while it recovers, while it serves.
-// Several writers keep sending, with their own ids, and send again what was
-// refused or left open, until all of it was acknowledged. In the end everything
-// that was acknowledged must be stored, once and unchanged, the statistics must
-// add up, and the log and the store must agree on where they stand.
+//
+// Events: several writers keep sending, with their own ids, and send again what
+// was refused or left open, until all of it was acknowledged. In the end
+// everything that was acknowledged must be stored, once and unchanged, the
+// statistics must add up, and the log and the store must agree on where they
+// stand.
+//
+// Orders: several buyers keep ordering, with their own keys, twice at times,
+// cancel some of it, and pay with cards that work, are declined, or whose
+// payment's answer is lost. In the end every acknowledged order must be there and
+// have come to its end, stock and money must add up, and nobody was charged twice.
 //
 // TORTURE_KILLS sets the number of kills (default 5; 0 skips the test) and
 // TORTURE_SEED the moments, so that a run can be repeated as far as a race with

@@ -62,7 +62,9 @@ func checkDay(ctx context.Context, t *testing.T, file string, positions map[stri
 	}
 	const wrong = `
 WITH r AS (
-  SELECT tenant_id, minute, type, sum(count) AS n, sum(bytes) AS b FROM rollups GROUP BY 1, 2, 3
+  SELECT tenant_id, minute, type, sum(count) AS n, sum(bytes) AS b FROM (
+    SELECT tenant_id, minute, type, count, bytes FROM rollups UNION ALL SELECT tenant_id, minute, type, count, bytes FROM money_rollups
+  ) GROUP BY 1, 2, 3
 ), e AS (
   SELECT tenant_id, received_ns / 60000000000 AS minute, type, count(*) AS n, sum(length(CAST(payload AS BLOB))) AS b FROM events GROUP BY 1, 2, 3
 )

@@ -51,6 +51,10 @@ type stage struct {
 	token   string
 	writers []*writer
 	rng     *rand.Rand
+	// probe waits until a server does what the test is about, serving is how long it
+	// may then do so before it is killed.
+	probe   func(*blackbox.Server, context.Context) error
+	serving time.Duration
 	// moments counts what the server was doing when it was killed.
 	moments map[string]int
 }
@@ -62,23 +66,29 @@ func newStage(ctx context.Context, t *testing.T, seed uint64) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{rng: rand.New(rand.NewPCG(seed, 0)), moments: map[string]int{}}
+	s := &stage{rng: rand.New(rand.NewPCG(seed, 0)), moments: map[string]int{}, probe: (*blackbox.Server).Ready, serving: 400 * time.Millisecond}
 	s.o = blackbox.Options{Binary: binary, Data: filepath.Join(dir, "data"), Output: filepath.Join(dir, "output"), Args: []string{"--log-level", "warn"}}
 	for _, address := range []*string{&s.o.Listen, &s.o.Admin} {
 		if *address, err = blackbox.FreeAddress(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if s.token, err = blackbox.Token(ctx, binary, s.o.Data); err != nil {
+	return s
+}
+
+// addWriters adds the clients that send events.
+func (s *stage) addWriters(ctx context.Context, t *testing.T) {
+	t.Helper()
+	var err error
+	if s.token, err = blackbox.Token(ctx, s.o.Binary, s.o.Data); err != nil {
 		t.Fatal(err)
 	}
 	// The first is a closed loop, so that something is always under way when the
 	// process is killed.
 	for _, w := range []writer{{batch: 1, rate: 0}, {batch: 17, rate: 1000}, {batch: 100, rate: 4000}} {
-		w.file = filepath.Join(dir, fmt.Sprintf("acked-%d", w.batch))
+		w.file = filepath.Join(t.TempDir(), fmt.Sprintf("acked-%d", w.batch))
 		s.writers = append(s.writers, &w)
 	}
-	return s
 }
 
 func (s *stage) start(t *testing.T) *blackbox.Server {
@@ -94,7 +104,7 @@ func (s *stage) ready(ctx context.Context, t *testing.T, server *blackbox.Server
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := server.Ready(ctx); err != nil {
+	if err := s.probe(server, ctx); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -110,7 +120,7 @@ func (s *stage) send(ctx context.Context, w *writer) {
 // strike waits for a random moment of the server's life and kills it.
 func (s *stage) strike(ctx context.Context, t *testing.T, server *blackbox.Server) {
 	t.Helper()
-	moment, most := "serving", 400*time.Millisecond
+	moment, most := "serving", s.serving
 	switch n := s.rng.IntN(10); {
 	case n < 2:
 		moment, most = "starting", 30*time.Millisecond
@@ -140,6 +150,7 @@ func TestNothingAcknowledgedIsLostOrDoubledHoweverOftenTheServerIsKilled(t *test
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute+time.Duration(kills)*10*time.Second)
 	defer cancel()
 	s := newStage(ctx, t, uint64(seed))
+	s.addWriters(ctx, t)
 
 	writing, stopWriting := context.WithCancel(ctx)
 	defer stopWriting()
@@ -151,14 +162,13 @@ func TestNothingAcknowledgedIsLostOrDoubledHoweverOftenTheServerIsKilled(t *test
 	defer writers.Wait()
 	defer stopWriting()
 
-	server := s.start(t)
+	server := s.killAgainAndAgain(ctx, t, kills)
 	defer func() { server.Kill() }()
-	for range kills {
-		s.strike(ctx, t, server)
-		server = s.start(t)
+	var files []string
+	for _, w := range s.writers {
+		files = append(files, w.file)
 	}
-	s.ready(ctx, t, server)
-	s.letThrough(ctx, t, server)
+	letThrough(ctx, t, server, files)
 	stopWriting()
 	writers.Wait()
 	s.checkWriters(t)
@@ -173,13 +183,26 @@ func TestNothingAcknowledgedIsLostOrDoubledHoweverOftenTheServerIsKilled(t *test
 	s.stop(ctx, t, server)
 }
 
-// letThrough waits until every writer got something acknowledged by this
-// process, so that the retries of the last kill had their chance.
-func (s *stage) letThrough(ctx context.Context, t *testing.T, server *blackbox.Server) {
+// killAgainAndAgain starts servers and kills them, but for the last, which is
+// ready when it returns.
+func (s *stage) killAgainAndAgain(ctx context.Context, t *testing.T, kills int) *blackbox.Server {
+	t.Helper()
+	server := s.start(t)
+	for range kills {
+		s.strike(ctx, t, server)
+		server = s.start(t)
+	}
+	s.ready(ctx, t, server)
+	return server
+}
+
+// letThrough waits until every client got something acknowledged by this process,
+// so that its file grew and the retries of the last kill had their chance.
+func letThrough(ctx context.Context, t *testing.T, server *blackbox.Server, files []string) {
 	t.Helper()
 	sizes := func() (out []int64) {
-		for _, w := range s.writers {
-			info, err := os.Stat(w.file)
+		for _, file := range files {
+			info, err := os.Stat(file)
 			if err != nil {
 				t.Fatal(err)
 			}
