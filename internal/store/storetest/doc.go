@@ -1,5 +1,6 @@
 // Package storetest has the conformance suites of the stores: what an adapter
-// must do to be the event.Store, deadletter.Store or auth.KeyStore of Millrace.
+// must do to be Millrace's store of events, dead letters, keys, products, stock,
+// orders and all else that has an interface in the domain.
 //
 // An adapter's test calls a suite with a factory, which gives a fresh and empty
 // store to every test. A suite also asks for faults: a process that dies, a
