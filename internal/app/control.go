@@ -72,7 +72,7 @@ func openOffline(ctx context.Context, cfg *config.Config) (*offline, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := openCore(ctx, cfg, logger, prometheus.NewRegistry())
+	c, err := openCore(ctx, cfg, logger, prometheus.NewRegistry(), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -41,13 +41,15 @@ type core struct {
 	issuer   *auth.Issuer
 	keys     *auth.Keys
 	shop     shop
-	bus      bus.Bus // nil without a server
+	bus      bus.Bus   // nil without a server
+	demo     *demoShop // nil without it
 }
 
 // openCore takes the data directory's lock and opens everything in it. It fails
-// with errHeld when another process has it.
-func openCore(ctx context.Context, cfg *config.Config, logger *slog.Logger, registry prometheus.Registerer) (_ *core, err error) {
-	c := &core{cfg: cfg, logger: logger, registry: registry}
+// with errHeld when another process has it. The demo is nil unless a server has
+// one.
+func openCore(ctx context.Context, cfg *config.Config, logger *slog.Logger, registry prometheus.Registerer, demo *demoShop) (_ *core, err error) {
+	c := &core{cfg: cfg, logger: logger, registry: registry, demo: demo}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())

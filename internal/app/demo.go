@@ -2,10 +2,9 @@ package app
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -19,8 +18,6 @@ import (
 )
 
 const (
-	// demoHost is where the demo's merchant listens; the demo allows webhooks there.
-	demoHost = "127.0.0.1"
 	// demoEndpoint is the merchant's webhook endpoint.
 	demoEndpoint = "demo-merchant"
 	// demoImport names the import of the demo's stock, so that it is applied once.
@@ -29,26 +26,61 @@ const (
 
 func demoActor() audit.Actor { return audit.Actor{Subject: "demo", Method: "system"} }
 
-// openDemo fills the demo's shop, once, and returns its merchant, which is told by
-// webhooks like any other and calls back over the public API.
-func (c *core) openDemo(ctx context.Context, apiURL string) (*merchant.Merchant, error) {
-	if err := c.seedDemo(ctx); err != nil {
-		return nil, fmt.Errorf("filling the demo's shop: %w", err)
+// demoShop is the demo's merchant. It listens before anything else is there, so
+// that its address, and no other on this machine, can be allowed for webhooks.
+type demoShop struct {
+	merchant *merchant.Merchant
+	secret   string
+	core     *core  // set by open
+	apiURL   string // set by open
+}
+
+// newDemoShop returns nil when there is to be none.
+func newDemoShop(enabled bool, logger *slog.Logger) (*demoShop, error) {
+	if !enabled {
+		return nil, nil
 	}
-	key := make([]byte, 24)
-	rand.Read(key) // never fails
-	secret := "whsec_" + base64.StdEncoding.EncodeToString(key)
-	m, err := merchant.New(merchant.Options{API: apiURL, Token: c.demoToken, Secret: secret, Logger: c.logger})
-	if err != nil {
-		return nil, err
+	d := &demoShop{secret: fulfilment.NewSecret()}
+	var err error
+	d.merchant, err = merchant.New(merchant.Options{
+		API:    func() string { return d.apiURL },
+		Token:  func(ctx context.Context) (string, error) { return d.core.demoToken(ctx) },
+		Secret: d.secret, Logger: logger,
+	})
+	return d, err
+}
+
+// hosts are the addresses that webhooks may go to although they are of this
+// machine.
+func (d *demoShop) hosts() []string {
+	if d == nil {
+		return nil
+	}
+	return []string{d.merchant.Addr()}
+}
+
+// close stops listening; a merchant that runs does so by itself.
+func (d *demoShop) close() error {
+	if d == nil {
+		return nil
+	}
+	return d.merchant.Close()
+}
+
+// open fills the shop, once, and registers the merchant's webhook endpoint. The
+// merchant is told like any other, and calls back over the public API.
+func (d *demoShop) open(ctx context.Context, c *core, apiURL string) error {
+	d.core, d.apiURL = c, apiURL
+	if err := c.seedDemo(ctx); err != nil {
+		return fmt.Errorf("filling the demo's shop: %w", err)
 	}
 	enabled := true
-	_, err = c.shop.webhooks.PutEndpoint(ctx, demoTenant, demoEndpoint,
-		fulfilment.EndpointRequest{URL: m.URL(), Secret: secret, Enabled: &enabled}, 0, demoActor())
+	_, err := c.shop.webhooks.PutEndpoint(ctx, demoTenant, demoEndpoint,
+		fulfilment.EndpointRequest{URL: d.merchant.URL(), Secret: d.secret, Enabled: &enabled}, 0, demoActor())
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("the demo merchant's webhook endpoint: %w", err), m.Close())
+		return fmt.Errorf("the demo merchant's webhook endpoint: %w", err)
 	}
-	return m, nil
+	return nil
 }
 
 // demoToken mints what the merchant calls the API with.

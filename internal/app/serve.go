@@ -71,7 +71,12 @@ func Run(ctx context.Context, cfg *config.Config, out io.Writer) error {
 	}
 	defer p.close()
 	began := time.Now()
-	c, err := openCore(ctx, cfg, p.logger, p.registry)
+	demo, err := newDemoShop(cfg.Demo.Enabled, p.logger)
+	if err != nil {
+		return err
+	}
+	defer demo.close() // a listener that is closed already, as a rule
+	c, err := openCore(ctx, cfg, p.logger, p.registry, demo)
 	if err != nil {
 		return err
 	}
@@ -134,11 +139,10 @@ func (p *process) serve(ctx context.Context, c *core, w *works, began time.Time,
 		return err
 	}
 	defer l.close()
-	if c.cfg.Demo.Enabled {
-		if w.merchant, err = c.openDemo(ctx, baseURL(c, l)); err != nil {
+	if c.demo != nil {
+		if err := c.demo.open(ctx, c, baseURL(c, l)); err != nil {
 			return err
 		}
-		w.closers = append(w.closers, w.merchant.Close)
 	}
 	coreCtx, stopCore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCore()

@@ -71,9 +71,7 @@ func (c *core) openWebhooks() (err error) {
 		}
 		policy.AllowedNets = append(policy.AllowedNets, prefix)
 	}
-	if c.cfg.Demo.Enabled {
-		policy.AllowedHosts = []string{demoHost} // where the demo's merchant listens
-	}
+	policy.AllowedHosts = c.demo.hosts()
 	c.shop.webhooks, err = fulfilment.New(fulfilment.Options{Store: c.db.Webhooks(), Policy: policy, Version: Version(),
 		Logger: c.logger, Metrics: fulfilment.NewMetrics(c.registry)})
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"millrace/internal/bus/nats"
 	"millrace/internal/event"
 	"millrace/internal/fulfilment"
-	"millrace/internal/fulfilment/merchant"
 	"millrace/internal/order"
 	"millrace/internal/outbox"
 )
@@ -41,7 +40,6 @@ type works struct {
 	relays     []*outbox.Relay
 	crew       *order.Crew // nil if this instance does not work on orders
 	dispatcher *fulfilment.Dispatcher
-	merchant   *merchant.Merchant // of the demo, nil without it
 }
 
 // openWorks opens the parts of works; close closes them.
@@ -136,8 +134,8 @@ func (w *works) run(ctx context.Context) error {
 		group.Go(func() error { return w.crew.Run(ctx) })
 		group.Go(func() error { return w.dispatcher.Run(ctx) })
 	}
-	if w.merchant != nil {
-		group.Go(func() error { return w.merchant.Run(ctx) })
+	if w.core.demo != nil {
+		group.Go(func() error { return w.core.demo.merchant.Run(ctx) })
 	}
 	if err := group.Wait(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("working on orders stopped: %w", err)
@@ -168,7 +166,11 @@ func (c *core) deliverEvents(ctx context.Context, rows []outbox.Row) error {
 // merchantPort is fulfilment as orders see it.
 type merchantPort struct{ webhooks *fulfilment.Service }
 
-// Notify implements order.Merchant.
+// Wants and Notify implement order.Merchant.
+func (m merchantPort) Wants(ctx context.Context, tenantID, event string) (bool, error) {
+	return m.webhooks.Wants(ctx, tenantID, event)
+}
+
 func (m merchantPort) Notify(ctx context.Context, n order.Notice) error {
 	_, err := m.webhooks.Notify(ctx, fulfilment.Notice{TenantID: n.TenantID, ID: n.ID, EventType: n.Event, OrderID: n.OrderID, At: n.At, Data: n.Data, Trace: n.Trace})
 	return err

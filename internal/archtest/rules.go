@@ -26,6 +26,7 @@ var blocks = []string{"internal/coalesce", "internal/memindex", "internal/cache"
 func MillraceRules() Rules {
 	var packages []Rule
 	packages = append(packages, eventRules()...)
+	packages = append(packages, merchantRules()...)
 	packages = append(packages, domainRules()...)
 	packages = append(packages, blockRules()...)
 	packages = append(packages, adapterRules()...)
@@ -66,6 +67,17 @@ func eventRules() []Rule {
 			Why:          "the event domain knows no HTTP server, no SQL and no other domain: it declares what it needs as a small interface and app hands it over",
 		},
 	}
+}
+
+// merchantRules are for the demo's merchant, which stands outside: it listens, and
+// calls the public API like any other.
+func merchantRules() []Rule {
+	return []Rule{{
+		For:    []string{"internal/fulfilment/merchant"},
+		Vendor: []string{"github.com/standard-webhooks"},
+		Deny:   sqlAndBrokers,
+		Why:    "the demo's merchant talks public HTTP only, as any merchant does",
+	}}
 }
 
 // domainRules let a domain see the building blocks and nothing else, and an

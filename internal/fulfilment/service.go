@@ -113,6 +113,16 @@ func (s *Service) Notify(ctx context.Context, n Notice) (deliveries int, err err
 	return deliveries, nil
 }
 
+// Wants says whether any of the tenant's endpoints would be told of such an event
+// now. It asks what Notify asks, so that who would have to gather a notice first
+// can save it.
+func (s *Service) Wants(ctx context.Context, tenantID, eventType string) (bool, error) {
+	endpoints, err := s.endpoints.of(ctx, tenantID)
+	return slices.ContainsFunc(endpoints, func(e Endpoint) bool { return wants(&e, eventType) }), err
+}
+
+func wants(e *Endpoint, eventType string) bool { return !e.Disabled() && slices.Contains(e.Events, eventType) }
+
 // write turns notices into deliveries, all in one transaction.
 func (s *Service) write(calls []*coalesce.Call[handed, int]) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
@@ -128,7 +138,7 @@ func (s *Service) write(calls []*coalesce.Call[handed, int]) {
 		}
 		for i := range endpoints {
 			e := &endpoints[i]
-			if n := call.In.notice; !e.Disabled() && slices.Contains(e.Events, n.EventType) {
+			if n := call.In.notice; wants(e, n.EventType) {
 				call.Out++
 				deliveries = append(deliveries, Delivery{TenantID: n.TenantID, ID: deliveryID(n, e.ID), EndpointID: e.ID,
 					EventType: n.EventType, OrderID: n.OrderID, Payload: call.In.payload, CreatedAt: now, NextAttempt: now, Trace: n.Trace})

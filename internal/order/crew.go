@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -103,7 +104,7 @@ func (c *Crew) handle(ctx context.Context, d *bus.Delivery, work func(context.Co
 }
 
 func (c *Crew) pay(ctx context.Context, subject string, t Told) error {
-	if subject == "orders."+string(Placed) {
+	if subject == subjectPrefix+string(Placed) {
 		return c.o.Worker.Begin(ctx, Ref{t.TenantID, t.OrderID})
 	}
 	return c.work(ctx, subject, t)
@@ -125,7 +126,9 @@ func (c *Crew) work(ctx context.Context, _ string, t Told) error {
 	return c.o.Worker.Work(ctx, o)
 }
 
-func (c *Crew) tell(ctx context.Context, _ string, t Told) error { return c.o.Worker.Tell(ctx, t) }
+func (c *Crew) tell(ctx context.Context, subject string, t Told) error {
+	return c.o.Worker.Tell(ctx, Status(strings.TrimPrefix(subject, subjectPrefix)), t)
+}
 
 // join subscribes, and keeps trying while the bus is away.
 func (c *Crew) join(ctx context.Context, g bus.Group, h bus.Handler) error {

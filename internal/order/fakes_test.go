@@ -318,6 +318,8 @@ type postbox struct {
 	after  func(call string)
 }
 
+func (p *postbox) Wants(context.Context, string, string) (bool, error) { return true, nil }
+
 func (p *postbox) Notify(_ context.Context, n order.Notice) error {
 	if p.before != nil {
 		if err := p.before("notify"); err != nil {

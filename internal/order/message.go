@@ -26,6 +26,9 @@ const (
 	LaneEvents = "events"
 )
 
+// subjectPrefix and a status are the subject of a message on the bus.
+const subjectPrefix = "orders."
+
 // Told is the data of a message on the bus: which order, and which version of it
 // the message speaks of. Everything else is asked of the store.
 type Told struct {
@@ -75,7 +78,7 @@ func messages(before, after *Order, s *Step) []Message {
 	}
 	var list []Message
 	if after.Status != Charging || s.Event == EventRedriven {
-		list = append(list, Message{Lane: LaneBus, Subject: "orders." + string(after.Status), ID: id, At: after.UpdatedAt, Trace: trace,
+		list = append(list, Message{Lane: LaneBus, Subject: subjectPrefix + string(after.Status), ID: id, At: after.UpdatedAt, Trace: trace,
 			Data: toldJSON(after, s.Event)})
 	}
 	if name := eventType(after, s); name != "" {

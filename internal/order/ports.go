@@ -70,5 +70,7 @@ type Notice struct {
 // Merchant tells the merchant: the notice is durable when Notify returns, and is
 // delivered from there. Telling the same notice twice tells it once.
 type Merchant interface {
+	// Wants says whether anyone would be told of such an event now; it is cheap.
+	Wants(ctx context.Context, tenantID, event string) (bool, error)
 	Notify(ctx context.Context, n Notice) error
 }

@@ -271,21 +271,22 @@ func (w *Worker) Noticed(ctx context.Context, r Ref, c Charge) error {
 }
 
 // Tell tells the merchant of a transition, as a courtesy: what the merchant must
-// know to act is told by workPaid and workRefunding, durably.
-func (w *Worker) Tell(ctx context.Context, t Told) error {
+// know to act is told by workPaid and workRefunding, durably. status is the
+// order's after the transition.
+func (w *Worker) Tell(ctx context.Context, status Status, t Told) error {
+	event := "order." + string(status)
+	if t.Event == EventRefunded {
+		event = "order." + string(Refunded) // a part of it too
+	}
+	if wanted, err := w.o.Merchant.Wants(ctx, t.TenantID, event); err != nil || !wanted {
+		return err
+	}
 	o, err := w.o.Store.Order(ctx, t.TenantID, t.OrderID)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
-	}
-	event := "order." + string(o.Status)
-	switch {
-	case t.Event == EventRefunded:
-		event = "order." + string(Refunded)
-	case o.Version != t.Version || o.Status == Fulfilling || o.Status.Working() && o.Status != Placed:
-		return nil // it has moved on, and that is told by its own message
 	}
 	return w.o.Merchant.Notify(ctx, noticeOf(&o, event))
 }

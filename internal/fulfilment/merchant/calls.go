@@ -121,7 +121,7 @@ func (m *Merchant) call(ctx context.Context, method, path string, payload []byte
 	if err != nil {
 		return nil, &laterError{cause: fmt.Errorf("no token for the API: %w", err)}
 	}
-	r, err := http.NewRequestWithContext(ctx, method, m.o.API+path, bytes.NewReader(payload))
+	r, err := http.NewRequestWithContext(ctx, method, m.o.API()+path, bytes.NewReader(payload))
 	if err != nil {
 		return nil, err
 	}

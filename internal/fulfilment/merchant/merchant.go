@@ -23,7 +23,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,8 +31,9 @@ import (
 
 // Options are what a Merchant is made of. API, Token and Secret are required.
 type Options struct {
-	// API is the base URL of the public API, such as "http://127.0.0.1:8080".
-	API string
+	// API returns the base URL of the public API, such as "http://127.0.0.1:8080". It
+	// is asked from Run on only, so that a merchant can listen before the API does.
+	API func() string
 	// Token returns a bearer token for it with the scope orders:admin.
 	Token func(ctx context.Context) (string, error)
 	// Secret is the signing secret of the merchant's webhook endpoint.
@@ -62,10 +62,9 @@ const (
 )
 
 func (o Options) withDefaults() (Options, error) {
-	if o.API == "" || o.Token == nil || o.Secret == "" {
+	if o.API == nil || o.Token == nil || o.Secret == "" {
 		return o, errors.New("merchant: API, Token and Secret are required")
 	}
-	o.API = strings.TrimRight(o.API, "/")
 	for _, d := range []*time.Duration{&o.ShipAfter, &o.DeliverAfter} {
 		*d = max(cmp.Or(*d, 2*time.Second), 0)
 	}

@@ -84,7 +84,7 @@ func (a *api) expect(t *testing.T, want string) {
 // newMerchant runs a merchant that does not wait.
 func newMerchant(t *testing.T, a *api, change func(*Options)) *Merchant {
 	t.Helper()
-	o := Options{API: a.URL, Secret: secret, ShipAfter: -1, DeliverAfter: -1, Token: func(context.Context) (string, error) { return "t0ken", nil }}
+	o := Options{API: func() string { return a.URL }, Secret: secret, ShipAfter: -1, DeliverAfter: -1, Token: func(context.Context) (string, error) { return "t0ken", nil }}
 	if change != nil {
 		change(&o)
 	}
@@ -268,10 +268,10 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 	token := func(context.Context) (string, error) { return "", nil }
 	for name, o := range map[string]Options{
 		"no API":       {Token: token, Secret: secret},
-		"no token":     {API: "http://x", Secret: secret},
-		"no secret":    {API: "http://x", Token: token},
-		"a bad secret": {API: "http://x", Token: token, Secret: "whsec_dontshowme"},
-		"no orders":    {API: "http://x", Token: token, Secret: secret, MaxOrders: -1},
+		"no token":     {API: func() string { return "http://x" }, Secret: secret},
+		"no secret":    {API: func() string { return "http://x" }, Token: token},
+		"a bad secret": {API: func() string { return "http://x" }, Token: token, Secret: "whsec_dontshowme"},
+		"no orders":    {API: func() string { return "http://x" }, Token: token, Secret: secret, MaxOrders: -1},
 	} {
 		if _, err := New(o); err == nil || strings.Contains(err.Error(), "dontshowme") {
 			t.Errorf("%s: error %v", name, err)
