@@ -121,7 +121,9 @@ func (s *Service) Wants(ctx context.Context, tenantID, eventType string) (bool, 
 	return slices.ContainsFunc(endpoints, func(e Endpoint) bool { return wants(&e, eventType) }), err
 }
 
-func wants(e *Endpoint, eventType string) bool { return !e.Disabled() && slices.Contains(e.Events, eventType) }
+func wants(e *Endpoint, eventType string) bool {
+	return !e.Disabled() && slices.Contains(e.Events, eventType)
+}
 
 // write turns notices into deliveries, all in one transaction.
 func (s *Service) write(calls []*coalesce.Call[handed, int]) {
