@@ -465,6 +465,40 @@ func TestARowThatAppearsBeforeOthersAlreadyReadIsFound(t *testing.T) {
 	})
 }
 
+func TestSuchARowIsFoundWhileTheRelayIsNeverIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, r := newFakeStore(0), &receiver{}
+		for seq := int64(2); seq < 12; seq++ {
+			s.insert(row(seq))
+		}
+		s.next = 11
+		late := make(chan struct{})
+		calls := 0
+		r.fail = func(rows []outbox.Row) error {
+			time.Sleep(10 * time.Millisecond) // virtual
+			if rows[0].Seq == 1 {
+				close(late)
+			}
+			if calls++; calls == 50 {
+				s.insert(row(1))
+			}
+			if calls < 1000 {
+				s.write(10)
+			}
+			return nil
+		}
+		o := options(s, r)
+		o.Batch = 10
+		stop := start(t, o)
+		defer stop()
+		select {
+		case <-late:
+		case <-time.After(2 * time.Second):
+			t.Error("the row was not handed over while others kept coming")
+		}
+	})
+}
+
 func TestMetricsTellLagDepthAndFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r := newFakeStore(4), &receiver{}

@@ -61,6 +61,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Broker, gaps Gaps) {
 		{"a group's messages survive all its consumers", durable},
 		{"as many messages are handled at once as asked for", concurrency},
 		{"a group that is stuck holds back neither publishers nor others", backPressure},
+		{"publishing needs no group", nobody},
 		{"a message sent again is one", repeats},
 		{"a message that was acknowledged does not come back", acknowledged},
 		{"what no broker takes is refused before anything is sent", invalidMessages},

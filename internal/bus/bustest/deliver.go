@@ -230,6 +230,15 @@ func backPressure(t *testing.T, b Broker, gaps Gaps) {
 	held.until(t, "what was held", func(map[string]int) bool { return both() == n+2 })
 }
 
+// nobody publishes to a broker on which nothing has been set up.
+func nobody(t *testing.T, b Broker, _ Gaps) {
+	conn, in := open(t, b), newInbox()
+	publish(t, conn, messages("early", 600)...)
+	join(t, open(t, b), group(t, "workers"), in.handle)
+	publish(t, conn, message("m"))
+	in.until(t, "the message", func(seen map[string]int) bool { return seen["m"] == 1 })
+}
+
 func repeats(t *testing.T, b Broker, gaps Gaps) {
 	if gaps.NoRepeats {
 		t.Skip("a declared gap: the broker does not recognize repeats")

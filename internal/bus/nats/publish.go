@@ -200,9 +200,10 @@ func answer(m *natsgo.Msg) (duplicate bool, err error) {
 		}
 		return false, fmt.Errorf("the broker answered a message with status %q", m.Header.Get("Status"))
 	}
-	// Nearly all are {"stream":…,"seq":…}: spare them the decoder.
+	// Nearly all are {"stream":…,"seq":…}: spare them the decoder. A stream's name
+	// has no quotes.
 	if !bytes.Contains(m.Data, []byte(`"error"`)) {
-		return bytes.Contains(m.Data, []byte(`"duplicate":true`)), nil
+		return bytes.Contains(m.Data, []byte(`"duplicate"`)), nil // left out if false
 	}
 	var a struct {
 		Error *jetstream.APIError `json:"error"`
