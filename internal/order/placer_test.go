@@ -47,6 +47,7 @@ func TestARequestThatMakesNoSenseIsRefusedByItsField(t *testing.T) {
 		}},
 		{"an empty SKU", "items[0].sku", func(r *order.Request) { r.Items[0].SKU = "" }},
 		{"a SKU with a slash", "items[0].sku", func(r *order.Request) { r.Items[0].SKU = "a/b" }},
+		{"a SKU of dots", "items[0].sku", func(r *order.Request) { r.Items[0].SKU = ".." }},
 		{"a SKU with NUL", "items[0].sku", func(r *order.Request) { r.Items[0].SKU = "a\x00" }},
 		{"no payment token", "paymentToken", func(r *order.Request) { r.PaymentToken = "" }},
 		{"a card number with spaces", "paymentToken", func(r *order.Request) { r.PaymentToken = "4242 4242 4242 4242" }},

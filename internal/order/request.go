@@ -70,7 +70,7 @@ func (r *Request) lines() ([]Line, error) {
 
 // ValidSKU says whether a text can be a SKU.
 func ValidSKU(s string) bool {
-	if s == "" || len(s) > MaxSKUBytes {
+	if s == "" || len(s) > MaxSKUBytes || s == "." || s == ".." { // those two would be steps in an address
 		return false
 	}
 	for i := range len(s) {
