@@ -24,9 +24,10 @@ import (
 
 // scenario is one thing to measure.
 type scenario struct {
-	name string
-	what string // a sentence without its full stop
-	run  func(ctx context.Context, b *bench, r *result) error
+	record string // the record its results stand in: events or orders
+	name   string
+	what   string // a sentence without its full stop
+	run    func(ctx context.Context, b *bench, r *result) error
 }
 
 // bench is one run of the program.
@@ -78,13 +79,22 @@ type target struct {
 
 // serve starts the real server on a fresh data directory.
 func (b *bench) serve(ctx context.Context, r *result, args ...string) (*target, error) {
+	return b.serveOn(ctx, r, b.freshDir(), args...)
+}
+
+func (b *bench) freshDir() string {
 	b.started++
-	dir := filepath.Join(b.dir, strconv.Itoa(b.started))
-	return b.serveOn(ctx, r, dir, args...)
+	return filepath.Join(b.dir, strconv.Itoa(b.started))
 }
 
 func (b *bench) serveOn(ctx context.Context, r *result, dir string, args ...string) (*target, error) {
-	o := blackbox.Options{Binary: b.binary, Data: dir, Output: dir + ".output", Args: append([]string{"--log-level", "warn"}, args...)}
+	return b.launch(ctx, r, dir, (*blackbox.Server).Ready, nil, args...)
+}
+
+// launch starts the real server with further variables and waits until ready says
+// so.
+func (b *bench) launch(ctx context.Context, r *result, dir string, isReady func(*blackbox.Server, context.Context) error, env []string, args ...string) (*target, error) {
+	o := blackbox.Options{Binary: b.binary, Data: dir, Output: dir + ".output", Args: append([]string{"--log-level", "warn"}, args...), Env: env}
 	var err error
 	for _, address := range []*string{&o.Listen, &o.Admin} {
 		if *address, err = blackbox.FreeAddress(); err != nil {
@@ -92,7 +102,7 @@ func (b *bench) serveOn(ctx context.Context, r *result, dir string, args ...stri
 		}
 	}
 	t := &target{url: "http://" + o.Listen}
-	if t.token, err = blackbox.Token(ctx, b.binary, dir); err != nil {
+	if t.token, err = blackbox.TokenFor(ctx, b.binary, dir, "bench", "admin"); err != nil {
 		return nil, err
 	}
 	began := time.Now()
@@ -101,10 +111,10 @@ func (b *bench) serveOn(ctx context.Context, r *result, dir string, args ...stri
 	}
 	shown := o
 	shown.Data, shown.Listen, shown.Admin = "DIR", "127.0.0.1:8080", "127.0.0.1:9090"
-	r.command("bin/millrace", shown.Command())
+	r.command(strings.Join(append(env, "bin/millrace"), " "), shown.Command())
 	ready, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := t.server.Ready(ready); err != nil {
+	if err := isReady(t.server, ready); err != nil {
 		t.server.Kill()
 		return nil, err
 	}
@@ -119,15 +129,19 @@ func (b *bench) serveOn(ctx context.Context, r *result, dir string, args ...stri
 
 // offer runs `millrace load events` against a target and returns its report.
 func (b *bench) offer(ctx context.Context, r *result, t *target, args ...string) (load.Report, error) {
-	file := filepath.Join(b.dir, "report.json")
-	args = append([]string{"load", "events"}, args...)
-	r.command("bin/millrace", args)
-	err := b.command(ctx, t, append(args, "--url", t.url, "--json", file)...)
-	if err != nil {
-		return load.Report{}, err
-	}
 	var report load.Report
-	return report, readJSON(file, &report)
+	return report, b.load(ctx, r, t, "events", &report, args)
+}
+
+// load runs `millrace load` and reads its report.
+func (b *bench) load(ctx context.Context, r *result, t *target, what string, report any, args []string) error {
+	file := filepath.Join(b.dir, what+".json")
+	args = append([]string{"load", what}, args...)
+	r.command("bin/millrace", args)
+	if err := b.command(ctx, t, append(args, "--url", t.url, "--json", file)...); err != nil {
+		return err
+	}
+	return readJSON(file, report)
 }
 
 // command runs a command of the binary with the target's token.
@@ -154,6 +168,8 @@ type watched struct {
 	// backlog is the log's backlog in bytes and rows the stored rows, once a
 	// second, with the second they were read at.
 	at, backlog, rows []float64
+	// paid is how many orders were paid, read at the same time.
+	paid []float64
 }
 
 // watch runs do and looks at the server meanwhile.
@@ -181,6 +197,8 @@ func watch(ctx context.Context, s *blackbox.Server, do func() error) (w watched,
 				rows, _ := m.Sum("millrace_sink_rows_total")
 				w.at = append(w.at, time.Since(began).Seconds())
 				w.backlog, w.rows = append(w.backlog, backlog), append(w.rows, rows)
+				paid, _ := m.Sum("millrace_order_transitions_total", "event=captured")
+				w.paid = append(w.paid, paid)
 			}
 			select {
 			case <-tick.C:

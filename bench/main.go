@@ -1,19 +1,19 @@
 // Command bench measures the real server and its baselines on this machine and
 // records the results.
 //
-//	go run ./bench                          all scenarios, about 20 minutes
+//	go run ./bench                          all scenarios, about 40 minutes
 //	go run ./bench -quick                   the same, a few seconds each
 //	go run ./bench -only ingest50k,max      some of them
 //	go run ./bench -list                    what there is
 //
 // It builds the binary, starts it for each scenario on free loopback ports with a
 // fresh data directory on the disk of this source (-data says otherwise), offers
-// load with `millrace load events` as a user would, and reads the server's
+// load with `millrace load` as a user would, and reads the server's
 // metrics and /proc. The generator shares the machine with the server; the CPU
 // time of both is in the results.
 //
-// Results go to bench/results/<date>-events.md and .json: each with its command,
-// and next to it what it must reach.
+// Results go to bench/results/<date>-events.md and -orders.md, and .json of both:
+// each with its command, and next to it what it must reach.
 package main
 
 import (
@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string) error {
 		return serveBaseline(ctx, o.baseline, o.listen, o.data)
 	case o.list:
 		for _, s := range scenarios() {
-			fmt.Printf("%-10s %s\n", s.name, s.what)
+			fmt.Printf("%-20s %s\n", s.name, s.what)
 		}
 		return nil
 	}
@@ -124,15 +124,23 @@ func measureAll(ctx context.Context, o options) error {
 	if b.self, err = os.Executable(); err != nil {
 		return err
 	}
-	record := record{Date: time.Now().UTC().Format(time.DateOnly), Quick: o.quick, Machine: describeMachine(dir)}
+	machine := describeMachine(dir)
+	records := map[string]*record{}
 	for _, s := range todo {
 		fmt.Fprintf(b.log, "\n=== %s: %s\n", s.name, s.what)
 		result := b.measure(ctx, s)
-		record.Results = append(record.Results, result)
+		if records[s.record] == nil {
+			records[s.record] = &record{Of: s.record, Date: time.Now().UTC().Format(time.DateOnly), Quick: o.quick, Machine: machine}
+		}
+		records[s.record].Results = append(records[s.record].Results, result)
 		result.write(b.log)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}
-	return record.save(o.out)
+	var errs []error
+	for _, r := range records {
+		errs = append(errs, r.save(o.out))
+	}
+	return errors.Join(errs...)
 }

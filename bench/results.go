@@ -140,6 +140,8 @@ func number(v float64) string {
 
 // record is a whole run.
 type record struct {
+	// Of is what was measured: events or orders.
+	Of      string   `json:"of,omitempty"`
 	Date    string   `json:"date"`
 	Quick   bool     `json:"quick,omitempty"`
 	Machine machine  `json:"machine"`
@@ -152,7 +154,7 @@ func (r record) save(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	name := r.Date + "-events"
+	name := r.Date + "-" + r.Of
 	if r.Quick {
 		name += "-quick"
 	}
@@ -193,7 +195,7 @@ func (r *record) keepOthers(path string) {
 
 func (r record) markdown() []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# Events, measured on %s\n\n", r.Date)
+	fmt.Fprintf(&b, "# %s%s, measured on %s\n\n", strings.ToUpper(r.Of[:1]), r.Of[1:], r.Date)
 	if r.Quick {
 		b.WriteString("**A quick run: it shows that the scenarios work, not how fast the server is.**\n\n")
 	}
