@@ -1,7 +1,7 @@
 // Package sqlite is the embedded store: it keeps events, dead letters and API
 // keys in SQLite files below one directory and needs no server.
 //
-// Files. DIR/millrace.db has the dead letters and API keys. DIR/events has one
+// Files. DIR/millrace.db has everything that is not an event. DIR/events has one
 // file per UTC day of receipt, such as 2026-11-22.db, with that day's events,
 // their rollups and the position of the log they came from, so that a commit is
 // one file's and retention is an unlink. All are plain SQLite databases in WAL
@@ -32,7 +32,14 @@
 // that it is the only process that writes these files; whoever opens it holds a
 // lock on the directory.
 //
+// millrace.db has one connection that writes, for which callers wait in Go, and a
+// pool that reads. What is asked very often of it, placing and advancing orders,
+// comes in batches and goes through multi-row statements that stay prepared on
+// that connection, see hotConn. The size of such a commit is the number of pages it
+// touches, so its pages are small.
+//
 // Lifecycle. Open migrates every file to the newest schema, or refuses when a
-// file is of a newer program that this one cannot serve. Nothing runs in the
-// background: checkpoints happen within Append. Close waits for calls under way.
+// file is of a newer program that this one cannot serve. Day files are
+// checkpointed within Append. In the background runs one goroutine, the
+// checkpointer of millrace.db; Close stops it and waits for calls under way.
 package sqlite

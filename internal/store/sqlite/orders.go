@@ -3,6 +3,8 @@ package sqlite
 import (
 	"context"
 	stdsql "database/sql"
+	"errors"
+	"fmt"
 	"log/slog"
 
 	"millrace/internal/order"
@@ -17,10 +19,10 @@ import (
 // writes is locked. Reads for callers use the pool of reading connections.
 type orders struct {
 	write, read *stdsql.DB
+	byID        *stdsql.Stmt // of read
 	outbox      *outboxRows
-	logger      *slog.Logger
+	checkpoints *checkpointer
 	faults      faults
-	wal         walBound // guarded by having the write connection
 }
 
 var _ order.Store = (*orders)(nil)
@@ -31,9 +33,20 @@ func openOrders(ctx context.Context, write, read *stdsql.DB, path string, logger
 	if err != nil {
 		return nil, err
 	}
-	o := &orders{write: write, read: read, outbox: x, logger: logger, wal: walBound{path: path + "-wal", limit: walLimitBytes}}
+	o := &orders{write: write, read: read, outbox: x}
+	if o.byID, err = read.PrepareContext(ctx, orderByID); err != nil {
+		return nil, fmt.Errorf("prepare to read orders: %w", err)
+	}
+	if o.checkpoints, err = startCheckpointer(path, o.hold, logger); err != nil {
+		return nil, err
+	}
 	x.orders = o
 	return o, nil
+}
+
+// close stops what runs in the background. The pools are their owner's.
+func (o *orders) close() error {
+	return errors.Join(o.checkpoints.close(), o.byID.Close())
 }
 
 // Orders returns the store of orders.

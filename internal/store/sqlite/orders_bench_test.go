@@ -104,6 +104,18 @@ func BenchmarkAdvance(b *testing.B) {
 	}
 }
 
+// BenchmarkOrder reads orders by id, as workers do.
+func BenchmarkOrder(b *testing.B) {
+	db, s := openShop(b, 1, 1_000_000)
+	batch := s.batch(10_000)
+	mustPlace(b, db, batch, true)
+	for b.Loop() {
+		if _, err := db.Orders().Order(b.Context(), "demo", batch[s.rng.IntN(len(batch))].Order.ID); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // measure runs do for b.N things of batches of size, and leaves making them out.
 func measure[T any](b *testing.B, size int, make func(n int) []T, do func([]T)) {
 	var used, longest time.Duration

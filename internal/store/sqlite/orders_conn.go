@@ -56,7 +56,7 @@ func (c hotConnector) Connect(ctx context.Context) (driver.Conn, error) {
 
 // hotPool opens the pool of the one connection that writes.
 func hotPool(path string) (*stdsql.DB, error) {
-	connector, err := modernc.NewConnector(dsn(path, writing))
+	connector, err := modernc.NewConnector(dsn(path, writingMain))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}

@@ -142,6 +142,13 @@ func (o *orders) change(ctx context.Context, doing string, s *shape, values ...d
 	return int(changed), nil
 }
 
+// countOrders counts the orders of one status, tenant by tenant.
+const countOrders = `WITH RECURSIVE tenants (id) AS (
+		SELECT min(tenant_id) FROM orders
+		UNION ALL
+		SELECT (SELECT min(tenant_id) FROM orders WHERE tenant_id > tenants.id) FROM tenants WHERE tenants.id IS NOT NULL)
+	SELECT sum((SELECT count(*) FROM orders WHERE tenant_id = tenants.id AND status = ?)) FROM tenants WHERE tenants.id IS NOT NULL`
+
 // CountByStatus counts what is not terminal, without looking at what is: of each
 // tenant it counts one range of an index for each status. See order.Store.
 func (o *orders) CountByStatus(ctx context.Context) (map[order.Status]int64, error) {
@@ -151,12 +158,7 @@ func (o *orders) CountByStatus(ctx context.Context) (map[order.Status]int64, err
 			continue
 		}
 		var n stdsql.NullInt64
-		err := o.read.QueryRowContext(ctx, `WITH RECURSIVE tenants (id) AS (
-				SELECT min(tenant_id) FROM orders
-				UNION ALL
-				SELECT (SELECT min(tenant_id) FROM orders WHERE tenant_id > tenants.id) FROM tenants WHERE tenants.id IS NOT NULL)
-			SELECT sum((SELECT count(*) FROM orders WHERE tenant_id = tenants.id AND status = ?)) FROM tenants WHERE tenants.id IS NOT NULL`,
-			string(status)).Scan(&n)
+		err := o.read.QueryRowContext(ctx, countOrders, string(status)).Scan(&n)
 		if err != nil {
 			return nil, fmt.Errorf("count orders by status: %w", err)
 		}

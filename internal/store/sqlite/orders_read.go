@@ -19,6 +19,11 @@ func readRows(ctx context.Context, db *stdsql.DB, columns int, each func([]drive
 	if err != nil {
 		return err
 	}
+	return scanRows(rows, columns, each)
+}
+
+// scanRows hands over rows and closes them.
+func scanRows(rows *stdsql.Rows, columns int, each func([]driver.Value) error) error {
 	defer rows.Close()
 	values, to := make([]driver.Value, columns), make([]any, columns)
 	for i := range values {
@@ -35,15 +40,21 @@ func readRows(ctx context.Context, db *stdsql.DB, columns int, each func([]drive
 	return rows.Err()
 }
 
-// Order returns one order. See order.Store.
+const orderByID = "SELECT " + orderColumns + " FROM orders AS o WHERE tenant_id = ? AND id = ?"
+
+// Order returns one order. See order.Store. Workers ask for every order several
+// times, so the statement is prepared.
 func (o *orders) Order(ctx context.Context, tenantID, id string) (order.Order, error) {
 	var found order.Order
 	there := false
-	err := readRows(ctx, o.read, orderColumnCount, func(row []driver.Value) (err error) {
-		there = true
-		found, err = decodeOrder(row)
-		return err
-	}, "SELECT "+orderColumns+" FROM orders AS o WHERE tenant_id = ? AND id = ?", tenantID, id)
+	rows, err := o.byID.QueryContext(ctx, tenantID, id)
+	if err == nil {
+		err = scanRows(rows, orderColumnCount, func(row []driver.Value) (err error) {
+			there = true
+			found, err = decodeOrder(row)
+			return err
+		})
+	}
 	switch {
 	case err != nil:
 		return order.Order{}, fmt.Errorf("read order %s: %w", id, err)
@@ -58,7 +69,7 @@ func (o *orders) History(ctx context.Context, tenantID, id string) ([]order.Hist
 	var entries []order.HistoryEntry
 	err := readRows(ctx, o.read, 7, func(row []driver.Value) error {
 		entries = append(entries, order.HistoryEntry{Version: intOf(row[0]), At: timeOf(row[1]), Event: order.Event(textOf(row[2])),
-			From: statusOf(textOf(row[3])), To: statusOf(textOf(row[4])), Actor: textOf(row[5]), Reason: textOf(row[6])})
+			From: order.Status(textOf(row[3])), To: order.Status(textOf(row[4])), Actor: textOf(row[5]), Reason: textOf(row[6])})
 		return nil
 	}, `SELECT version, at_ns, event, from_status, to_status, actor, reason FROM order_history
 		WHERE tenant_id = ? AND order_id = ? ORDER BY version`, tenantID, id)
@@ -73,6 +84,33 @@ func (o *orders) Orders(ctx context.Context, q order.Query) (order.Page, error) 
 	if q.Limit < 1 {
 		return order.Page{}, fmt.Errorf("list orders: the limit is %d; ask for at least 1", q.Limit)
 	}
+	before := ""
+	if q.Cursor != "" {
+		var err error
+		if before, err = parseOrderCursor(q); err != nil {
+			return order.Page{}, err
+		}
+	}
+	query, args := ordersQuery(q, before)
+	var page order.Page
+	err := readRows(ctx, o.read, orderColumnCount, func(row []driver.Value) error {
+		if len(page.Orders) == q.Limit {
+			page.Next = orderCursor(q, page.Orders[q.Limit-1].ID)
+			return nil
+		}
+		found, err := decodeOrder(row)
+		page.Orders = append(page.Orders, found)
+		return err
+	}, query, args...)
+	if err != nil {
+		return order.Page{}, fmt.Errorf("list orders: %w", err)
+	}
+	return page, nil
+}
+
+// ordersQuery returns the statement for the orders below an id, or for the newest
+// if it is empty: one more than the page takes, which tells whether any follow.
+func ordersQuery(q order.Query, before string) (query string, args []any) {
 	where, args := " WHERE o.tenant_id = ?", []any{q.TenantID}
 	if q.CustomerID != "" {
 		where, args = where+" AND o.customer_id = ?", append(args, q.CustomerID)
@@ -85,27 +123,10 @@ func (o *orders) Orders(ctx context.Context, q order.Query) (order.Page, error) 
 	case q.Status != "":
 		where, args = where+" AND o.status = ?", append(args, string(q.Status))
 	}
-	if q.Cursor != "" {
-		before, err := parseOrderCursor(q)
-		if err != nil {
-			return order.Page{}, err
-		}
+	if before != "" {
 		where, args = where+" AND o.id < ?", append(args, before)
 	}
-	var page order.Page
-	err := readRows(ctx, o.read, orderColumnCount, func(row []driver.Value) error {
-		if len(page.Orders) == q.Limit {
-			page.Next = orderCursor(q, page.Orders[q.Limit-1].ID)
-			return nil
-		}
-		found, err := decodeOrder(row)
-		page.Orders = append(page.Orders, found)
-		return err
-	}, "SELECT "+orderColumns+" FROM orders AS o"+where+" ORDER BY o.id DESC LIMIT ?", append(args, q.Limit+1)...)
-	if err != nil {
-		return order.Page{}, fmt.Errorf("list orders: %w", err)
-	}
-	return page, nil
+	return "SELECT " + orderColumns + " FROM orders AS o" + where + " ORDER BY o.id DESC LIMIT ?", append(args, q.Limit+1)
 }
 
 // A cursor's text is base64url of version, the id of the page's last order, and a

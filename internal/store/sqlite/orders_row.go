@@ -20,7 +20,7 @@ const orderColumnCount = 19
 func decodeOrder(row []driver.Value) (order.Order, error) {
 	o := order.Order{
 		TenantID: textOf(row[0]), ID: textOf(row[1]), CustomerID: textOf(row[2]),
-		Status: statusOf(textOf(row[3])), Version: intOf(row[4]),
+		Status: order.Status(textOf(row[3])), Version: intOf(row[4]),
 		Currency: textOf(row[5]), Total: intOf(row[6]), Captured: intOf(row[7]), Refunded: intOf(row[8]),
 		PlacedAt: timeOf(row[12]), UpdatedAt: timeOf(row[13]), Deadline: timeOf(row[14]),
 		Attempts: int(intOf(row[15])), NextAttempt: timeOf(row[16]), ParkedAt: timeOf(row[17]), LastError: textOf(row[18]),
@@ -121,17 +121,6 @@ func progressJSON(p *order.Progress) (string, error) {
 		return "", fmt.Errorf("%w: progress: %w", order.ErrData, err)
 	}
 	return string(b), nil
-}
-
-// statusOf returns the constant where there is one, so that a string read from
-// the database is not kept for it.
-func statusOf(s string) order.Status {
-	for _, known := range order.Statuses() {
-		if string(known) == s {
-			return known
-		}
-	}
-	return order.Status(s)
 }
 
 func textOf(v driver.Value) string {

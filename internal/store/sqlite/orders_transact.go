@@ -95,7 +95,7 @@ func (o *orders) commit(c *hotConn) error {
 		if err != nil {
 			return fmt.Errorf("%w: commit: %w", order.ErrUnknownOutcome, err)
 		}
-		o.boundWAL(c)
+		o.checkpoints.wake()
 		return nil
 	}
 	// A transaction that is still open was not committed.

@@ -116,6 +116,9 @@ func (db *DB) openMain(ctx context.Context, path string, logger *slog.Logger) er
 
 func (db *DB) closeMain() error {
 	var errs []error
+	if db.orders != nil {
+		errs = append(errs, db.orders.close())
+	}
 	for _, p := range []*stdsql.DB{db.read, db.write} { // the writer last: it checkpoints
 		if p != nil {
 			errs = append(errs, p.Close())

@@ -90,7 +90,7 @@ func dueRace(t *testing.T, h *OrdersHarness) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			for {
+			for range orders { // more than it takes
 				found, err := h.Store.Due(testContext(t), now, now.Add(time.Minute), 7)
 				if err != nil {
 					t.Errorf("Due: %v", err)
