@@ -113,7 +113,7 @@ func TestAWrongCommandLineIsAUsageErrorInOneLine(t *testing.T) {
 		{[]string{"dead-letters", "redrive", "7", "8"}, "\"8\" is not expected after \"7\"; write `millrace dead-letters redrive [ID] --tenant T [flags]`"},
 		{[]string{"dead-letters", "show", "7", "--json", "--payload"}, "--json and --payload ask for two forms at once; write one of them"},
 		{[]string{"config", "reference", "--format", "pdf"}, "--format pdf: write text or markdown"},
-		{[]string{"load", "events", "--rate", "fast"}, "invalid argument \"fast\" for \"--rate\" flag: write events a second, such as 50000, or max; see `millrace load events --help`"},
+		{[]string{"load", "events", "--rate", "fast"}, "invalid argument \"fast\" for \"--rate\" flag: write how many a second, such as 50000, or max; see `millrace load events --help`"},
 		{[]string{"load", "events"}, "missing --token TOKEN (or $MILLRACE_TOKEN); get one with `millrace token --tenant demo --subject load --scope \"events:write events:read\"`"},
 		{[]string{"verify", "events", "--token", "t"}, "missing --acked FILE, the file that `millrace load events --acked FILE` wrote"},
 	}
