@@ -134,7 +134,7 @@ It prints where it listens, a token to try it with, and a request to paste.`
 	})
 	root.AddCommand(
 		r.serveCommand(), r.tokenCommand(), r.keysCommand(), r.deadLettersCommand(),
-		r.configCommand(), r.walCommand(), r.loadCommand(), r.verifyCommand(), r.versionCommand(),
+		r.importCommand(), r.configCommand(), r.walCommand(), r.loadCommand(), r.verifyCommand(), r.versionCommand(),
 	)
 	return root
 }
