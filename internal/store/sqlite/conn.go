@@ -29,9 +29,9 @@ const (
 	// mainPageBytes is for millrace.db, whose commits touch few bytes each of many
 	// pages: with pages of 8 KiB they write two thirds more.
 	mainPageBytes = 4 << 10
-	// mainCheckpointPages (64 MiB) is a last resort: the checkpointer comes long
+	// mainCheckpointPages (128 MiB) is a last resort: the checkpointer comes long
 	// before, and not within somebody's commit.
-	mainCheckpointPages = 16000
+	mainCheckpointPages = 32000
 )
 
 // access says what a connection may do.

@@ -13,9 +13,10 @@ import (
 const (
 	// checkpointEvery is the pause between two checkpoints while there are commits.
 	checkpointEvery = 200 * time.Millisecond
-	// finishPages is the length of the SQLite WAL (8 MiB) at which a checkpoint is
-	// finished while nobody writes, so that the WAL begins anew.
-	finishPages = 2000
+	// finishPages is the length of the SQLite WAL (32 MiB) at which a checkpoint is
+	// finished while nobody writes, so that the WAL begins anew. That syncs the file
+	// while all who write wait, so it must be rare.
+	finishPages = 8000
 )
 
 // checkpointer copies what was committed from millrace.db's SQLite WAL into the

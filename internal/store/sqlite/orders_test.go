@@ -107,8 +107,8 @@ func TestCheckpointsLetTheWALBeginAnew(t *testing.T) {
 	}
 	defer k.close()
 	var longest int64
-	for n := 0; n < 12_000; n += 1000 {
-		placeRange(t, db, n, n+1000, 20)
+	for n := 0; n < 24_000; n += 2000 {
+		placeRange(t, db, n, n+2000, 10)
 		pages, err := k.passive(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -118,7 +118,7 @@ func TestCheckpointsLetTheWALBeginAnew(t *testing.T) {
 			t.Fatalf("checkpoint: %v", err)
 		}
 	}
-	if longest > 3*finishPages {
+	if longest > 2*finishPages {
 		t.Errorf("the WAL grew to %d pages; it is to begin anew after %d", longest, finishPages)
 	}
 	if longest < finishPages {

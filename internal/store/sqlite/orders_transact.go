@@ -37,9 +37,6 @@ func (o *orders) transact(ctx context.Context, work func(*hotConn) error) error 
 
 // hold takes the write connection from the pool.
 func (o *orders) hold(ctx context.Context, use func(*hotConn) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	conn, err := o.write.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("wait for the connection that writes: %w", err)

@@ -196,6 +196,10 @@ func keyDrop(t *testing.T, h *OrdersHarness) {
 	}
 	drop(batch[0].Order.PlacedAt, 10, 0)
 	drop(batch[3].Order.PlacedAt, 2, 2)
+	again := keyed(n.buy("mug:1"), batch[2].Key)
+	if h.place(t, again); !again.Replayed {
+		t.Errorf("the youngest of three old keys went before the others: %v", again.Err)
+	}
 	drop(batch[3].Order.PlacedAt, 10, 1)
 	for i, p := range batch {
 		again := keyed(n.buy("mug:1"), p.Key)
