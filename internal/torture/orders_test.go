@@ -37,7 +37,7 @@ const allCards = "tok_ok=30,tok_declined=3,tok_insufficient_funds=2,tok_flaky=4,
 
 const (
 	marketSKUs = 20
-	hotUnits   = 400 // of the one product that is sold out during the test
+	hotUnits   = 100 // of the one product that is sold out during the test
 )
 
 func newMarket(ctx context.Context, t *testing.T, seed uint64) *market {
@@ -123,7 +123,9 @@ func TestNoOrderIsLostChargedTwiceOrOversoldHoweverOftenTheServerIsKilled(t *tes
 	for _, s := range m.shoppers {
 		shoppers.Go(func() { s.report, s.err = load.Orders(buying, s.options) })
 	}
-	// The shoppers must not outlive the test, whatever ends it.
+	merchant := newClerk("http://"+m.o.Listen, m.admin)
+	shoppers.Go(func() { merchant.work(buying) })
+	// They must not outlive the test, whatever ends it.
 	defer shoppers.Wait()
 	defer stopBuying()
 
@@ -134,7 +136,10 @@ func TestNoOrderIsLostChargedTwiceOrOversoldHoweverOftenTheServerIsKilled(t *tes
 	stopBuying()
 	shoppers.Wait()
 	m.checkShoppers(t)
-	t.Logf("killed while %v", m.moments)
+	if merchant.strange != "" || merchant.done["shipments"] == 0 {
+		t.Errorf("the merchant did %v; strange: %s", merchant.done, merchant.strange)
+	}
+	t.Logf("the merchant did %v; killed while %v", merchant.done, m.moments)
 
 	m.verify(ctx, t, server, all, "after the last kill")
 	m.repeat(ctx, t, server)
@@ -165,7 +170,7 @@ func (m *market) checkShoppers(t *testing.T) {
 func (m *market) verify(ctx context.Context, t *testing.T, server *blackbox.Server, files []string, when string) {
 	t.Helper()
 	var out strings.Builder
-	r, err := load.VerifyOrders(ctx, load.VerifyOrdersOptions{URL: server.URL, Token: m.admin, AckedFiles: files, Settle: 2 * time.Minute, History: true, Out: &out})
+	r, err := load.VerifyOrders(ctx, load.VerifyOrdersOptions{URL: server.URL, Token: m.admin, AckedFiles: files, Settle: 3 * time.Minute, History: true, Out: &out})
 	if err != nil {
 		t.Fatalf("%s: %v\n%s\nthe server's last words:\n%s", when, err, &out, server.LastWords())
 	}
