@@ -55,7 +55,7 @@ type letterFilter struct {
 
 func addLetterFilter(cmd *cobra.Command, allUsage string) *letterFilter {
 	f := &letterFilter{}
-	cmd.Flags().StringVar(&f.kind, "kind", "", "only this `KIND`: event, body or webhook")
+	cmd.Flags().StringVar(&f.kind, "kind", "", "only this `KIND`: event, body, webhook, order, delivery or message")
 	cmd.Flags().StringVar(&f.typ, "type", "", "only events of this `TYPE`")
 	cmd.Flags().Var(moment{&f.from, time.Now}, "from", "only those received at this time or later: RFC 3339, a day, or how long ago (2h, 7d)")
 	cmd.Flags().Var(moment{&f.to, time.Now}, "to", "only those received before this time")

@@ -260,7 +260,7 @@ func (r *runner) reportImport(run *importRun, err error) error {
 		}
 		return fmt.Errorf("the import stopped: %w; %s", err, again)
 	case bad > 0:
-		return errors.Join(printErr, fmt.Errorf("%s could not be imported%s; mend them in their places and %s", plural(int(bad), "line"), run.rejects.where(), again))
+		return errors.Join(printErr, fmt.Errorf("%s could not be imported%s; mend what is wrong in its place and %s", plural(int(bad), "line"), run.rejects.where(), again))
 	}
 	return printErr
 }

@@ -171,7 +171,7 @@ func TestBadLinesAreToldAndTheRestIsImported(t *testing.T) {
 	}
 	for _, want := range []string{"line 3: give amount", "line 4: give amount", `line 5: amount is "1.5"`, `line 6: price is "1.999"`, `line 7: price is "1,99"`,
 		"line 8: currency is missing", `line 9: active is "perhaps"`, "line 10: attributes is no JSON", "line 11: has 3 columns, the first line has 7", "line 12: name is not valid UTF-8",
-		"line 13: extraneous", "line 14: price.amount: is too large", "millrace: 12 lines could not be imported; mend them in their places and run it again"} {
+		"line 13: extraneous", "line 14: price.amount: is too large", "millrace: 12 lines could not be imported; mend what is wrong in its place and run it again"} {
 		if !strings.Contains(r.Err, want) {
 			t.Errorf("%q is not told:\n%s", want, r.Err)
 		}

@@ -18,7 +18,7 @@ import (
 // deadLetter is a dead letter as the API shows it.
 type deadLetter struct {
 	ID              string     `json:"id" example:"5f0c7d1e-8a52-5f6b-9c51-0d9be1c7a2f4"`
-	Kind            string     `json:"kind" enum:"event,body,webhook" doc:"What it was: an event that was refused, a body without events, or a webhook delivery."`
+	Kind            string     `json:"kind" enum:"event,body,webhook,order,delivery,message" doc:"What it was: an event that was refused, a body without events, a webhook that came in, an order whose work failed too often, a webhook that nobody took, or a message that could not be handled."`
 	Reason          string     `json:"reason" doc:"What was wrong and what would mend it." example:"\"type\" is missing: give each event a \"type\""`
 	ReceivedAt      time.Time  `json:"receivedAt" example:"2026-11-22T08:30:00.041Z"`
 	Attempts        int        `json:"attempts" doc:"How often it was tried, the first time included." example:"1"`
@@ -127,10 +127,14 @@ func (sf *surface) registerDeadLetters() {
 	}, auth.ScopeDeadLettersWrite, s.deleteDeadLetters)
 }
 
+// letterKinds are the kinds there are.
+var letterKinds = []string{string(deadletter.KindEvent), string(deadletter.KindBody), string(deadletter.KindWebhook),
+	string(deadletter.KindOrder), string(deadletter.KindDelivery), string(deadletter.KindMessage)}
+
 // readFilter reads the parameters that select letters.
 func readFilter(ctx context.Context, q *paramReader) deadletter.Filter {
 	f := deadletter.Filter{TenantID: principalFrom(ctx).TenantID}
-	f.Kind = deadletter.Kind(q.oneOf("kind", string(deadletter.KindEvent), string(deadletter.KindBody), string(deadletter.KindWebhook)))
+	f.Kind = deadletter.Kind(q.oneOf("kind", letterKinds...))
 	f.Type = q.text("type", event.MaxTypeBytes)
 	f.From, f.To = q.span()
 	return f

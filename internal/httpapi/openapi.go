@@ -284,7 +284,11 @@ func stepParam() *huma.Param {
 }
 
 func kindParam() *huma.Param {
-	return queryParam("kind", "Only this kind.", &huma.Schema{Type: huma.TypeString, Enum: []any{"event", "body", "webhook"}}, "event")
+	var kinds []any
+	for _, k := range letterKinds {
+		kinds = append(kinds, k)
+	}
+	return queryParam("kind", "Only this kind.", &huma.Schema{Type: huma.TypeString, Enum: kinds}, "event")
 }
 
 // paths returns the document's paths in a stable order.

@@ -90,7 +90,7 @@ func TestWrongQueryParametersAreNamedWithTheMend(t *testing.T) {
 		{"a step without a unit", "/events/stats?step=5", "query.step", "5m"},
 		{"too many points", "/events/stats?from=2026-01-01T00:00:00Z", "query.step", "10000"},
 		{"a beginning in the future", "/events/stats?from=2027-01-01T00:00:00Z", "query.from", "future"},
-		{"an unknown kind", "/dead-letters?kind=cat", "query.kind", "event, body, webhook"},
+		{"an unknown kind", "/dead-letters?kind=cat", "query.kind", "event, body, webhook, order, delivery, message"},
 		{"parameters where there are none", "/events/1?x=1", "query.x", "no query parameters"},
 		{"a bulk limit", "/dead-letters/redrive?limit=10001", "query.limit", "10000"},
 	} {
