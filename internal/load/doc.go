@@ -1,5 +1,5 @@
-// Package load offers events to a Millrace server and afterwards checks that the
-// server kept what it promised. It talks public HTTP only and knows nothing of
+// Package load offers events and orders to a Millrace server and afterwards checks
+// that the server kept what it promised. It talks public HTTP only and knows nothing of
 // the server's packages, so it cannot cheat.
 //
 // # Offering
@@ -18,6 +18,13 @@
 // sending one is a copy, patching ids and timestamps in place, one write and one
 // read. It reports its own CPU time per event.
 //
+// Orders offers orders in the same way, each a request with an idempotency key of
+// its own. Before, it puts in products and stock. An order whose answer is lost is
+// sent again with its key until its outcome is known, as a good client does; some
+// may be sent twice on purpose, cancelled at once, or watched until they are paid.
+// Order number k is drawn from the seed and k alone, so a run can be repeated
+// whatever the timing.
+//
 // # Checking
 //
 // An acked file (see AckedWriter for the format) lists each id the server
@@ -25,9 +32,17 @@
 // server's events over the time of the run and finds what is missing, doubled,
 // changed or strange, and that the statistics add up with the rows.
 //
+// The acked file of orders lists each order with its key, lines and total, and the
+// stock that was put in. VerifyOrders waits until the server has brought all orders
+// to a rest, reads all orders, all stock and the payment sandbox's ledger, and
+// checks them against each other and against the file. Stock and orders are read
+// without a lock: a product whose version was the same before and after the orders
+// were read did not change meanwhile, others are read again.
+//
 // # Concurrency and lifecycle
 //
-// Events and VerifyEvents own every goroutine they start and return when all of
-// them have ended. Cancelling the context ends a run within about a second.
+// Events, Orders and the two verifications own every goroutine they start and
+// return when all of them have ended. Cancelling the context ends a run within
+// about a second.
 // Nothing in the package is global.
 package load
