@@ -50,6 +50,7 @@ type Bus struct {
 	outageSince   time.Time                  // zero while connected
 	live          context.Context            // ends when the connection of now is lost
 	lose          context.CancelFunc         // ends live
+	cause         error                      // why there is no connection, if known
 	closed        bool
 }
 
@@ -82,6 +83,7 @@ func New(o Options) (*Bus, error) {
 		natsgo.ConnectHandler(b.onConnect),
 		natsgo.ReconnectHandler(b.onConnect),
 		natsgo.DisconnectErrHandler(b.onDisconnect),
+		natsgo.ReconnectErrHandler(func(_ *natsgo.Conn, err error) { b.noteCause(err) }),
 		natsgo.ErrorHandler(b.onError),
 	)
 	if b.nc, err = natsgo.Connect(o.URL, options...); err != nil {
@@ -96,7 +98,8 @@ func New(o Options) (*Bus, error) {
 		return nil, fmt.Errorf("the inbox for the broker's answers cannot be opened: %w", err)
 	}
 	if !b.nc.IsConnected() {
-		o.Logger.Warn("the message broker cannot be reached yet; trying on", "broker", b.where(b.nc))
+		b.noteCause(b.nc.LastError())
+		o.Logger.Warn("the message broker cannot be reached yet; trying on", "broker", b.where(b.nc), "error", b.whyNot())
 	}
 	return b, nil
 }
@@ -116,7 +119,7 @@ func (b *Bus) onConnect(nc *natsgo.Conn) {
 	b.options.Metrics.connected.Set(1)
 	b.mu.Lock()
 	away := time.Since(b.outageSince)
-	b.outageSince = time.Time{}
+	b.outageSince, b.cause = time.Time{}, nil
 	if b.live.Err() != nil {
 		b.live, b.lose = context.WithCancel(context.Background())
 	}
@@ -197,12 +200,30 @@ func (b *Bus) bounded(ctx context.Context) (context.Context, context.CancelFunc)
 	return context.WithTimeout(ctx, requestTimeout)
 }
 
+// noteCause keeps why the broker cannot be reached.
+func (b *Bus) noteCause(err error) {
+	if err == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cause = err
+}
+
+// whyNot returns why the broker cannot be reached, nil if that is not known or it
+// can be.
+func (b *Bus) whyNot() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cause
+}
+
 // unavailable says why the broker cannot be reached.
 func (b *Bus) unavailable(cause error) error {
 	if b.nc.IsClosed() {
 		return fmt.Errorf("%w: this side has closed the connection", bus.ErrUnavailable)
 	}
-	if last := b.nc.LastError(); last != nil && !errors.Is(cause, last) && !b.nc.IsConnected() {
+	if last := b.whyNot(); last != nil && !errors.Is(cause, last) {
 		return fmt.Errorf("%w (%s): %w, last: %w", bus.ErrUnavailable, b.where(b.nc), cause, last)
 	}
 	return fmt.Errorf("%w (%s): %w", bus.ErrUnavailable, b.where(b.nc), cause)
