@@ -188,3 +188,15 @@ func TestAWaitEndsWithTheCredential(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
+
+func TestAWaitMayBeLongerThanAnAnswerMayTake(t *testing.T) {
+	s := serve(t, func(o *Options) {
+		o.BodyTimeout, o.QueryTimeout, o.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
+	})
+	s.orders.set(aStoredOrder())
+	_, r := s.raw("GET %s?wait=400ms HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n\r\n", statusPath)
+	resp, body := s.answer(r)
+	if resp.StatusCode != 200 || !strings.Contains(string(body), "shipped") {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}

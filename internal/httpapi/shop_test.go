@@ -149,6 +149,19 @@ func TestAPublicCatalogueIsReadWithoutACredential(t *testing.T) {
 	wantProblem(t, newFixture(t).call("GET", "/products/on?tenant=demo", "", "Authorization", ""), 401, "token-missing")
 }
 
+func TestVisitorsCannotTakeTheReadsOfATenant(t *testing.T) {
+	f := newFixture(t, func(o *Options) { o.CatalogPublic, o.MaxReads, o.MaxReadsPerTenant = true, 2, 1 })
+	if refused := f.server.reads.enter(readerOf(&auth.Principal{TenantID: "demo", Method: methodVisitor})); refused != nil {
+		t.Fatal(refused)
+	}
+	for _, tenant := range []string{"demo", "other"} {
+		wantProblem(t, f.call("GET", "/products?tenant="+tenant, "", "Authorization", ""), 429, "too-many-reads")
+	}
+	if w := f.call("GET", "/products", ""); w.Code != 200 {
+		t.Errorf("the tenant itself: %d %s", w.Code, w.Body)
+	}
+}
+
 func TestStockIsSetOnlyInTheVersionThatWasSeen(t *testing.T) {
 	f := newFixture(t)
 	w := f.call("PUT", "/stock/tee", `{"onHand":100}`, "X-Request-Id", "r-1")

@@ -160,6 +160,15 @@ func hasProblems(slugs ...string) map[string]any { return map[string]any{problem
 // longRead returns the metadata of an operation that can read much.
 func longRead() map[string]any { return map[string]any{longReadKey: true} }
 
+// readerOf says whose places a long read takes: the tenant's, but visitors, who
+// may name any tenant, share those of one.
+func readerOf(p *auth.Principal) string {
+	if p.Method == methodVisitor {
+		return "(visitors)" // no tenant can be called that
+	}
+	return p.TenantID
+}
+
 // Handle registers a huma operation; huma calls it.
 func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 	who, guarded := op.Metadata[accessKey].(access)
@@ -173,13 +182,14 @@ func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 			ctx = context.WithValue(ctx, principalKey{}, p)
 			ctx = context.WithValue(ctx, actorKey{}, audit.Actor{Subject: p.Subject, Method: p.Method, RequestID: ex.id})
 			if long, _ := op.Metadata[longReadKey].(bool); long {
-				if refused := sf.server.reads.enter(p.TenantID); refused != nil {
+				reader := readerOf(p)
+				if refused := sf.server.reads.enter(reader); refused != nil {
 					ex.refuse(refused)
 					return
 				}
 				// Until the answer is written: a client that does not read holds its
 				// place, for as long as it may take to write.
-				defer sf.server.reads.leave(p.TenantID)
+				defer sf.server.reads.leave(reader)
 			}
 		}
 		r = r.WithContext(ctx)
