@@ -68,7 +68,10 @@ func start(t *testing.T, cfg *config.Config) *server {
 	s := &server{t: t, cfg: cfg, stop: cancel, ended: make(chan error, 1)}
 	var out output
 	go func() { s.ended <- Run(ctx, cfg, &out) }()
-	t.Cleanup(s.stop)
+	t.Cleanup(func() { // before the data directory is removed
+		s.stop()
+		s.ended <- <-s.ended
+	})
 	s.eventually("the server prints how to see an event", func() error {
 		select {
 		case err := <-s.ended:
@@ -92,6 +95,7 @@ func (s *server) halt() {
 	s.stop()
 	select {
 	case err := <-s.ended:
+		s.ended <- err // for the clean-up
 		if err != nil {
 			s.t.Fatalf("the server ended with %v", err)
 		}
