@@ -153,7 +153,7 @@ func orders2000(ctx context.Context, b *bench, r *result) error {
 	var report load.OrdersReport
 	acked := filepath.Join(b.dir, "acked")
 	w, err := watch(ctx, t.server, func() (err error) {
-		report, err = b.order(ctx, r, t, "--rate", "2000", "--duration", b.seconds(60).String(), "--skus", "1000", "--zipf", "1", "--lines", "1-3", "--stock", plenty, "--acked", acked)
+		report, err = b.order(ctx, r, t, "--rate", "2000", "--duration", b.seconds(60).String(), "--connections", "256", "--skus", "1000", "--zipf", "1", "--lines", "1-3", "--stock", plenty, "--acked", acked)
 		return err
 	})
 	if err != nil {
@@ -184,7 +184,7 @@ func ordersPaid(ctx context.Context, b *bench, r *result) error {
 	}
 	defer t.stop(ctx)
 	args := func(rate string, d time.Duration) []string {
-		return []string{"--rate", rate, "--duration", d.String(), "--skus", "1000", "--stock", "100000000", "--watch"}
+		return []string{"--rate", rate, "--duration", d.String(), "--connections", "256", "--skus", "1000", "--stock", "100000000", "--watch"}
 	}
 	var report load.OrdersReport
 	w, err := watch(ctx, t.server, func() (err error) {
@@ -305,7 +305,7 @@ func ordersBesideEvents(ctx context.Context, b *bench, r *result) error {
 		return b.offer(ctx, r, t, "--rate", "50000", "--batch", "100", "--duration", b.seconds(30).String())
 	}
 	orders := func() (load.OrdersReport, error) {
-		return b.order(ctx, r, t, "--rate", "500", "--duration", b.seconds(30).String(), "--skus", "1000", "--stock", "100000000")
+		return b.order(ctx, r, t, "--rate", "500", "--duration", b.seconds(30).String(), "--connections", "256", "--skus", "1000", "--stock", "100000000")
 	}
 	eventsAlone, err := events()
 	if err != nil {
