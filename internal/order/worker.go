@@ -334,8 +334,19 @@ func (w *Worker) do(ctx context.Context, s Step) (Outcome, error) {
 // is parked.
 func (w *Worker) failed(ctx context.Context, o *Order, reason string, forGood bool) error {
 	_, err := w.step(ctx, o, Step{Event: EventAttemptFailed, IfVersion: o.Version, Reason: clip(reason), Park: forGood, PaymentRef: o.Progress.PaymentRef,
-		RetryAt: w.o.Now().Add(backoff(o.Attempts + 1))})
+		RetryAt: w.again(o, backoff(o.Attempts+1))})
 	return err
+}
+
+// again is when an order is looked at after a pause, and no later than its
+// deadline, so that what has run out of time gives its stock back then.
+func (w *Worker) again(o *Order, pause time.Duration) time.Time {
+	now := w.o.Now()
+	at := now.Add(pause)
+	if waits := o.Status == Placed || o.Status == Charging; waits && at.After(o.Deadline) && now.Before(o.Deadline) {
+		return o.Deadline.Add(time.Millisecond)
+	}
+	return at
 }
 
 // postpone has the order looked at later; no attempt was made.
@@ -344,7 +355,7 @@ func (w *Worker) postpone(ctx context.Context, o *Order, after time.Duration, ca
 	after = min(max(after, time.Second), backoffMost)
 	after += rand.N(after)
 	return w.o.Store.Defer(ctx, []Deferral{{TenantID: o.TenantID, OrderID: o.ID, Version: o.Version,
-		Until: w.o.Now().Add(after), Reason: clip(cause.Error())}})
+		Until: w.again(o, after), Reason: clip(cause.Error())}})
 }
 
 // Backoff between failed attempts: it doubles from backoffFirst to backoffMost,

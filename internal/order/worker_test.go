@@ -255,6 +255,23 @@ func TestWhileTheProviderIsDownOrdersWaitAndThenGoOn(t *testing.T) {
 	}
 }
 
+func TestAnOrderThatIsRetriedIsLookedAtWhenItsTimeIsUp(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	w.bank.behave = says(order.ChargePending)
+	if err := begin(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	deadline := w.only().Deadline
+	w.pass(deadline.Sub(w.clock()) - time.Second)
+	if err := w.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if o := w.only(); o.Attempts != 2 || o.NextAttempt.After(deadline.Add(time.Second)) {
+		t.Errorf("after %d attempts it is looked at %v after its deadline", o.Attempts, o.NextAttempt.Sub(deadline))
+	}
+}
+
 func TestTheProvidersWebhookMayComeBeforeItsAnswer(t *testing.T) {
 	w := newWorld(begun(t))
 	defer w.stepper.Close()
