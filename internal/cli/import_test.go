@@ -248,6 +248,12 @@ func TestALargeFileIsSentInBoundedBatches(t *testing.T) {
 		t.Errorf("%+v, %d lines in %d requests", r, len(api.lines), len(api.requests))
 	}
 	api = &fakeImports{}
+	long := "sku,amount,currency,description\n" + strings.Repeat("a,1,EUR,"+strings.Repeat("x", 1000)+"\n", 2*maxImportRow/1000)
+	r = invocation{deps: api.deps()}.run(t, "import", "products", write(t, "p.csv", long))
+	if r.Code != 0 || len(api.lines) != 2*maxImportRow/1000 {
+		t.Errorf("a file that is longer than a row may be: %+v", r)
+	}
+	api = &fakeImports{}
 	var wide strings.Builder
 	for range 50 {
 		fmt.Fprintf(&wide, `{"sku":"a","category":"%s"}`+"\n", strings.Repeat("x", 20<<10))
