@@ -138,7 +138,7 @@ func adapterRules() []Rule {
 	storeTypes := append(domainTypes(), "internal/outbox")
 	return []Rule{
 		{For: []string{"internal/store/sql"}, Internal: storeTypes, Deny: []string{"net/http", "modernc.org", "github.com/jackc"}, Why: "statements that both dialects share know neither of them"},
-		{For: []string{"internal/store/sqlite/..."}, Internal: append([]string{"internal/store/sqlite/...", "internal/store/sql"}, storeTypes...), Vendor: []string{"modernc.org/sqlite", "modernc.org/libc", "github.com/pressly/goose/v3", "golang.org/x/sync", "golang.org/x/sys"}, Deny: []string{"net/http"}, Why: why},
+		{For: []string{"internal/store/sqlite/..."}, Internal: append([]string{"internal/store/sqlite/...", "internal/store/sql", "internal/coalesce"}, storeTypes...), Vendor: []string{"modernc.org/sqlite", "modernc.org/libc", "github.com/pressly/goose/v3", "golang.org/x/sync", "golang.org/x/sys"}, Deny: []string{"net/http"}, Why: why},
 		{For: []string{"internal/store/postgres/..."}, Internal: append([]string{"internal/store/postgres/...", "internal/store/sql"}, storeTypes...), Vendor: []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "golang.org/x/sync"}, Deny: []string{"net/http"}, Why: why},
 		{For: []string{"internal/store/storetest"}, Internal: storeTypes, Vendor: []string{"github.com/google/go-cmp", "github.com/google/uuid"}, Deny: []string{"modernc.org", "github.com/jackc"}, Why: "the conformance suite is the same for every store, so it knows none"},
 		{For: []string{"internal/bus"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: "the bus is a port: adapters know brokers"},

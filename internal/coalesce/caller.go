@@ -100,6 +100,27 @@ func (c *Caller[In, Out]) Do(ctx context.Context, in In, weight int64) (Out, err
 	}
 }
 
+// DoToEnd is Do, but once the flush has begun it waits for its end, however long
+// that takes, so that nobody works on what the caller has taken back. It answers
+// ErrWithdrawn, but never ErrAbandoned.
+func (c *Caller[In, Out]) DoToEnd(ctx context.Context, in In, weight int64) (Out, error) {
+	call := &Call[In, Out]{In: in, done: make(chan struct{})}
+	if err := c.coalescer.Add(call, weight); err != nil {
+		var none Out
+		return none, err
+	}
+	select {
+	case <-call.done:
+	case <-ctx.Done():
+		if call.state.CompareAndSwap(callWaiting, callWithdrawn) {
+			var none Out
+			return none, fmt.Errorf("%w: %w", ErrWithdrawn, context.Cause(ctx))
+		}
+		<-call.done
+	}
+	return call.Out, call.Err
+}
+
 // Queued returns the weight that was added and whose flush has not ended.
 func (c *Caller[In, Out]) Queued() int64 { return c.coalescer.Queued() }
 

@@ -304,3 +304,39 @@ func TestWhoHasAnAnswerFindsRoomForTheNextItem(t *testing.T) {
 		t.Errorf("nobody waits, and %d is queued", q)
 	}
 }
+
+func TestWhoWaitsToTheEndLeavesOnlyBeforeItsFlush(t *testing.T) {
+	began, proceed := make(chan struct{}), make(chan struct{})
+	c := coalesce.NewCaller(coalesce.Options{MaxBatchWeight: 1, MaxQueuedWeight: 10}, func(calls []*coalesce.Call[int, int]) {
+		began <- struct{}{}
+		<-proceed
+		calls[0].Out = -calls[0].In
+	})
+	defer c.Close()
+	type answer struct {
+		out int
+		err error
+	}
+	ask := func(ctx context.Context, in int, to chan answer) {
+		out, err := c.DoToEnd(ctx, in, 1)
+		to <- answer{out, err}
+	}
+	first, second := make(chan answer, 1), make(chan answer, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go ask(ctx, 1, first)
+	<-began
+	go ask(ctx, 2, second)
+	cancel()
+	if a := <-second; !errors.Is(a.err, coalesce.ErrWithdrawn) || !errors.Is(a.err, context.Canceled) {
+		t.Errorf("who had not begun: %v", a.err)
+	}
+	select {
+	case a := <-first:
+		t.Fatalf("who had begun was let go with %v", a)
+	default:
+	}
+	proceed <- struct{}{}
+	if a := <-first; a.out != -1 || a.err != nil {
+		t.Errorf("who had begun: %+v", a)
+	}
+}

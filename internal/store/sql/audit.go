@@ -52,15 +52,23 @@ func (p *prepared) insertAudit(ctx context.Context, entries []audit.Entry) error
 	for chunk := range slices.Chunk(entries, rowsPerChunk) {
 		args = args[:0]
 		for i := range chunk {
-			e := &chunk[i]
-			args = append(args, e.TenantID, e.ID, nanos(e.At), readable(e.Actor.Subject), readable(e.Actor.Method),
-				readable(e.Actor.RequestID), readable(e.Action), readable(e.Object), string(e.Before), string(e.After))
+			args = append(args, AuditArgs(&chunk[i])...)
 		}
 		if _, err := p.exec(ctx, addAudit, args); err != nil {
 			return in("write the audit log", err)
 		}
 	}
 	return nil
+}
+
+// AddAudit is the statement that writes one entry, for a store that does so in a
+// transaction of its own. AuditArgs are its arguments.
+const AddAudit = `INSERT INTO audit_log (` + auditColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (tenant_id, id) DO NOTHING`
+
+// AuditArgs returns the arguments of AddAudit: string and int64.
+func AuditArgs(e *audit.Entry) []any {
+	return []any{e.TenantID, e.ID, nanos(e.At), readable(e.Actor.Subject), readable(e.Actor.Method),
+		readable(e.Actor.RequestID), readable(e.Action), readable(e.Object), string(e.Before), string(e.After)}
 }
 
 // Record writes entries that belong to no other change. See audit.Store.

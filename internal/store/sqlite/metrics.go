@@ -14,6 +14,9 @@ type Metrics struct {
 	querySeconds   *prometheus.HistogramVec
 	dayFiles       prometheus.Gauge
 	walBytes       prometheus.Gauge
+	writeSeconds   prometheus.Histogram
+	commitSeconds  prometheus.Histogram
+	writeParts     prometheus.Histogram
 }
 
 // NewMetrics registers the store's metrics. A nil registerer is fine: then
@@ -34,9 +37,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "millrace_store_event_files", Help: "Day files of events."}),
 		walBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "millrace_store_sqlite_wal_bytes", Help: "Size of the SQLite WAL of the day file being written."}),
+		writeSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "millrace_store_write_seconds", Help: "Duration of one transaction of orders and the outbox, commit included.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16)}),
+		commitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "millrace_store_commit_seconds", Help: "Duration of its commit, which syncs the disk.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16)}),
+		writeParts: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "millrace_store_write_parts", Help: "Pieces of work that shared one transaction of orders and the outbox.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 7)}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.appendSeconds, m.appendFailures, m.rows, m.querySeconds, m.dayFiles, m.walBytes)
+		reg.MustRegister(m.appendSeconds, m.appendFailures, m.rows, m.querySeconds, m.dayFiles, m.walBytes,
+			m.writeSeconds, m.commitSeconds, m.writeParts)
 	}
 	return m
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"millrace/internal/coalesce"
 	"millrace/internal/order"
 	"millrace/internal/outbox"
 )
@@ -16,36 +17,41 @@ import (
 // Everything that writes runs on the one connection that writes, in whole batches
 // with multi-row statements, and without database/sql in between, see hotConn.
 // Whoever has that connection is alone with the tables, so what it reads before it
-// writes is locked. Reads for callers use the pool of reading connections.
+// writes is locked. What several methods want to write at one moment shares one
+// transaction, and so one sync of the disk, see orders_group.go. Reads for callers
+// use the pool of reading connections.
 type orders struct {
 	write, read *stdsql.DB
 	byID        *stdsql.Stmt // of read
 	outbox      *outboxRows
 	checkpoints *checkpointer
+	group       *coalesce.Caller[part, struct{}]
+	metrics     *Metrics
 	faults      faults
 }
 
 var _ order.Store = (*orders)(nil)
 
 // openOrders makes the stores of orders and of the outbox.
-func openOrders(ctx context.Context, write, read *stdsql.DB, path string, logger *slog.Logger) (*orders, error) {
+func openOrders(ctx context.Context, write, read *stdsql.DB, path string, logger *slog.Logger, metrics *Metrics) (*orders, error) {
 	x, err := openOutbox(ctx, read)
 	if err != nil {
 		return nil, err
 	}
-	o := &orders{write: write, read: read, outbox: x}
+	o := &orders{write: write, read: read, outbox: x, metrics: metrics}
 	if o.byID, err = read.PrepareContext(ctx, orderByID); err != nil {
 		return nil, fmt.Errorf("prepare to read orders: %w", err)
 	}
 	if o.checkpoints, err = startCheckpointer(path, o.hold, logger); err != nil {
 		return nil, err
 	}
-	x.orders = o
+	x.orders, o.group = o, o.newGroup()
 	return o, nil
 }
 
 // close stops what runs in the background. The pools are their owner's.
 func (o *orders) close() error {
+	o.group.Close()
 	return errors.Join(o.checkpoints.close(), o.byID.Close())
 }
 

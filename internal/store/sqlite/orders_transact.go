@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -26,13 +27,6 @@ func refusedData(err error) error {
 		return fmt.Errorf("%w: %w", order.ErrData, err)
 	}
 	return err
-}
-
-// transact runs work in one durable transaction on the write connection. ctx
-// bounds the waiting for it only: the transaction is everybody's who is in the
-// batch. Nothing is committed if work has written nothing.
-func (o *orders) transact(ctx context.Context, work func(*hotConn) error) error {
-	return o.hold(ctx, func(c *hotConn) error { return o.transaction(c, work) })
 }
 
 // hold takes the write connection from the pool.
@@ -81,7 +75,9 @@ func (o *orders) commit(c *hotConn) error {
 		err = o.faults.beforeCommit()
 	}
 	if err == nil {
+		began := time.Now()
 		err = c.exec("COMMIT")
+		o.metrics.commitSeconds.Observe(time.Since(began).Seconds())
 	}
 	switch {
 	case err == nil && o.faults.afterCommit != nil:
@@ -111,29 +107,6 @@ func (c *hotConn) rollback() error {
 		return nil
 	}
 	return err
-}
-
-// transactParts runs attempt for the batch [0, n) in one transaction. If the
-// database refuses it for its data, the batch is done again in halves, one after
-// the other and each seeing what the earlier ones wrote, down to the rows that are
-// refused, which are handed to refuse. attempt must be fit to be called again.
-func (o *orders) transactParts(ctx context.Context, n int, attempt func(c *hotConn, lo, hi int) error, refuse func(i int, err error)) error {
-	return o.hold(ctx, func(c *hotConn) error {
-		err := o.transaction(c, func(c *hotConn) error { return attempt(c, 0, n) })
-		switch {
-		case !errors.Is(err, order.ErrData):
-			return err
-		case n == 1:
-			refuse(0, err)
-			return nil
-		}
-		return o.transaction(c, func(c *hotConn) error {
-			if err := halve(c, 0, n/2, attempt, refuse); err != nil {
-				return err
-			}
-			return halve(c, n/2, n, attempt, refuse)
-		})
-	})
 }
 
 func halve(c *hotConn, lo, hi int, attempt func(c *hotConn, lo, hi int) error, refuse func(i int, err error)) error {

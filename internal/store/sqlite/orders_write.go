@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 
+	"millrace/internal/audit"
 	"millrace/internal/deadletter"
 	"millrace/internal/order"
 	"millrace/internal/outbox"
@@ -27,6 +28,7 @@ var (
 		tail: `) SELECT k.n, i.fingerprint, i.object_id, i.answer, i.created_ns FROM k CROSS JOIN idempotency_keys AS i
 			ON i.tenant_id = k.tenant_id AND i.scope = k.scope AND i.subject = k.subject AND i.key = k.key`}
 	insertLetter = shape{params: 14, single: true, head: storesql.AddLetter}
+	insertAudit  = shape{params: 10, single: true, head: storesql.AddAudit}
 	changeStock  = shape{params: 5, single: true,
 		head: `UPDATE stock SET on_hand = on_hand + ?, reserved = reserved + ?, version = version + 1, updated_ns = max(updated_ns, ?)
 			WHERE tenant_id = ? AND sku = ?`}
@@ -39,6 +41,7 @@ type effects struct {
 	stock   map[order.ShelfKey]stockDelta
 	keys    []keyRow
 	letters []deadletter.Letter
+	audited []audit.Entry
 	lastNs  int64 // the newest time of the transitions
 }
 
@@ -67,6 +70,9 @@ type keyRow struct {
 func (e *effects) add(ref order.Ref, change *order.Change) error {
 	e.history = append(e.history, historyRow{ref, change.History})
 	e.lastNs = max(e.lastNs, nanosOf(change.History.At))
+	if change.Audit != nil {
+		e.audited = append(e.audited, *change.Audit)
+	}
 	for i := range change.Messages {
 		m := &change.Messages[i]
 		lane, err := laneNumber(outbox.Lane(m.Lane))
@@ -98,8 +104,11 @@ func (e *effects) write(c *hotConn, x *outboxRows) error {
 	if err := e.writeHistory(c); err != nil {
 		return err
 	}
-	if err := e.writeLetters(c); err != nil {
-		return err
+	if err := e.writeRows(c, &insertLetter, len(e.letters), func(i int) []any { return storesql.LetterArgs(&e.letters[i]) }); err != nil {
+		return fmt.Errorf("write the dead letter of an order that was parked: %w", err)
+	}
+	if err := e.writeRows(c, &insertAudit, len(e.audited), func(i int) []any { return storesql.AuditArgs(&e.audited[i]) }); err != nil {
+		return fmt.Errorf("write the audit log: %w", err)
 	}
 	return x.write(c, e.outbox)
 }
@@ -222,16 +231,16 @@ func letterID(o *order.Order) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }
 
-func (e *effects) writeLetters(c *hotConn) error {
-	for i := range e.letters {
-		args := storesql.LetterArgs(&e.letters[i])
-		_, err := c.use(&insertLetter).write(1, func(_ int, to []driver.NamedValue) {
-			for k := range to {
-				to[k].Value = args[k]
+// writeRows runs a statement for each of n rows of which there are few.
+func (e *effects) writeRows(c *hotConn, s *shape, n int, args func(i int) []any) error {
+	for i := range n {
+		_, err := c.use(s).write(1, func(_ int, to []driver.NamedValue) {
+			for k, v := range args(i) {
+				to[k].Value = v
 			}
 		})
 		if err != nil {
-			return fmt.Errorf("write the dead letter of an order that was parked: %w", refusedData(err))
+			return refusedData(err)
 		}
 	}
 	return nil

@@ -76,7 +76,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, fmt.Errorf("create the event directory: %w", err)
 	}
 	db := &DB{}
-	if err := db.openMain(ctx, filepath.Join(o.Dir, "millrace.db"), o.Logger); err != nil {
+	if err := db.openMain(ctx, filepath.Join(o.Dir, "millrace.db"), o); err != nil {
 		return nil, errors.Join(err, db.closeMain())
 	}
 	eventsSchema, err := loadSchema(migrations, "events")
@@ -91,7 +91,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-func (db *DB) openMain(ctx context.Context, path string, logger *slog.Logger) error {
+func (db *DB) openMain(ctx context.Context, path string, opts Options) error {
 	s, err := loadSchema(migrations, "main")
 	if err != nil {
 		return err
@@ -108,7 +108,7 @@ func (db *DB) openMain(ctx context.Context, path string, logger *slog.Logger) er
 	db.deadLetters = storesql.NewDeadLetters(db.write, db.read)
 	db.keys = storesql.NewKeys(db.write, db.read)
 	db.audit = storesql.NewAudit(db.write, db.read)
-	if db.orders, err = openOrders(ctx, db.write, db.read, path, logger); err != nil {
+	if db.orders, err = openOrders(ctx, db.write, db.read, path, opts.Logger, opts.Metrics); err != nil {
 		return err
 	}
 	return nil

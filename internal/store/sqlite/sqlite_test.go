@@ -69,8 +69,8 @@ func TestConnectionsAreSetUpAsMeasured(t *testing.T) {
 		t.Error("a reader could delete events")
 	}
 	var page int
-	if err := db.write.QueryRow("PRAGMA page_size").Scan(&page); err != nil || page != pageBytes {
-		t.Errorf("millrace.db has pages of %d bytes, error %v; want %d", page, err, pageBytes)
+	if err := db.write.QueryRow("PRAGMA page_size").Scan(&page); err != nil || page != mainPageBytes {
+		t.Errorf("millrace.db has pages of %d bytes, error %v; want %d", page, err, mainPageBytes)
 	}
 }
 
