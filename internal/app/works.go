@@ -108,14 +108,22 @@ func (w *works) openBus() error {
 	return nil
 }
 
+// Pauses of the relays between batches. What goes to the event log costs a sync
+// of the disk each time, and nobody waits for it; what goes to the workers is
+// waited for.
+const (
+	eventsInterval = 100 * time.Millisecond
+	busInterval    = 2 * time.Millisecond
+)
+
 func (w *works) openRelays() error {
 	metrics := outbox.NewMetrics(w.core.registry)
-	for lane, deliver := range map[outbox.Lane]func(context.Context, []outbox.Row) error{
-		outbox.LaneBus:    outbox.BusDeliver(w.core.bus),
-		outbox.LaneEvents: w.core.deliverEvents,
+	for _, o := range []outbox.RelayOptions{
+		{Lane: outbox.LaneBus, Deliver: outbox.BusDeliver(w.core.bus), MinInterval: busInterval},
+		{Lane: outbox.LaneEvents, Deliver: w.core.deliverEvents, MinInterval: eventsInterval, Batch: 1000},
 	} {
-		relay, err := outbox.NewRelay(outbox.RelayOptions{Lane: lane, Store: w.core.db.Outbox(), Deliver: deliver,
-			Condemn: w.core.keepRow, Logger: w.core.logger, Metrics: metrics})
+		o.Store, o.Condemn, o.Logger, o.Metrics = w.core.db.Outbox(), w.core.keepRow, w.core.logger, metrics
+		relay, err := outbox.NewRelay(o)
 		if err != nil {
 			return err
 		}

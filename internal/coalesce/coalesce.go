@@ -1,7 +1,6 @@
 // Package coalesce lets many callers share one write: while one flush runs, the
-// next batch forms. There is no timer, so a lone caller waits for nothing but its
-// own flush, and under load the batches grow by themselves to what one flush
-// lasts.
+// next batch forms. A lone caller waits for nothing but its own flush, and under
+// load the batches grow by themselves to what one flush lasts.
 //
 // Pattern: a Coalescer owns exactly one goroutine, which calls the flush function
 // with batch after batch, in the order of Add. Items report their own outcome (a
@@ -22,6 +21,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Errors of Add; test with errors.Is.
@@ -59,6 +59,10 @@ type Options struct {
 	// flush included until it gives its weight back. An item that weighs more than all of it is still taken when
 	// nothing else is queued, so that nothing waits for ever. Required.
 	MaxQueuedWeight int64
+	// MinInterval spaces the beginnings of flushes while they come one after the
+	// other, so that batches are larger and what they write to is left to others
+	// meanwhile. Zero, the default, begins the next flush as soon as one has ended.
+	MinInterval time.Duration
 }
 
 // Coalescer gathers items into batches, see the package comment.
@@ -67,9 +71,10 @@ type Coalescer[T any] struct {
 	flush    func(items []T)
 	panicked func(items []T, cause *PanicError)
 
-	queued atomic.Int64
-	wake   chan struct{} // has room for one: "the queue is not empty, or closed"
-	done   chan struct{} // closed when the goroutine has ended
+	queued  atomic.Int64
+	wake    chan struct{} // has room for one: "the queue is not empty, or closed"
+	closing chan struct{} // closed by the first Close
+	done    chan struct{} // closed when the goroutine has ended
 
 	mu     sync.Mutex // guards what follows
 	queue  []entry[T] // queue[head:] waits
@@ -99,6 +104,7 @@ func New[T any](o Options, flush func(items []T), panicked func(items []T, cause
 		flush:    flush,
 		panicked: panicked,
 		wake:     make(chan struct{}, 1),
+		closing:  make(chan struct{}),
 		done:     make(chan struct{}),
 	}
 	go c.run()
@@ -133,7 +139,10 @@ func (c *Coalescer[T]) Queued() int64 { return c.queued.Load() }
 // ends the goroutine. It may be called more than once, and waits each time.
 func (c *Coalescer[T]) Close() {
 	c.mu.Lock()
-	c.closed = true
+	if !c.closed {
+		c.closed = true
+		close(c.closing)
+	}
 	c.mu.Unlock()
 	c.signal()
 	<-c.done
@@ -157,7 +166,9 @@ func (c *Coalescer[T]) signal() {
 
 func (c *Coalescer[T]) run() {
 	defer close(c.done)
+	var began time.Time
 	for {
+		c.space(began)
 		closed := c.take()
 		if len(c.batch) == 0 {
 			if closed {
@@ -166,9 +177,24 @@ func (c *Coalescer[T]) run() {
 			<-c.wake
 			continue
 		}
+		began = time.Now()
 		c.flushBatch()
 		clear(c.batch) // so that the items can be collected
 		c.GiveBack()
+	}
+}
+
+// space waits until the next flush may begin, or the coalescer is closed.
+func (c *Coalescer[T]) space(began time.Time) {
+	wait := c.options.MinInterval - time.Since(began)
+	if c.options.MinInterval == 0 || wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.closing:
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -339,4 +341,36 @@ func TestWhoWaitsToTheEndLeavesOnlyBeforeItsFlush(t *testing.T) {
 	if a := <-first; a.out != -1 || a.err != nil {
 		t.Errorf("who had begun: %+v", a)
 	}
+}
+
+func TestFlushesAreSpacedUntilItIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var began []time.Duration
+		var batches [][]int
+		start := time.Now()
+		c := coalesce.New(coalesce.Options{MaxBatchWeight: 10, MaxQueuedWeight: 100, MinInterval: 5 * time.Second}, func(items []int) {
+			began = append(began, time.Since(start))
+			batches = append(batches, slices.Clone(items))
+		}, noPanic[int](t))
+		add := func(item int) {
+			if err := c.Add(item, 1); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+		}
+		add(1) // alone: at once
+		time.Sleep(time.Second)
+		add(2)
+		add(3)
+		time.Sleep(time.Minute)
+		add(4) // after a pause: at once
+		add(5)
+		c.Close() // waits for nothing
+		if diff := cmp.Diff([][]int{{1}, {2, 3}, {4}, {5}}, batches); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([]time.Duration{0, 5 * time.Second, 61 * time.Second, 61 * time.Second}, began); diff != "" {
+			t.Error(diff)
+		}
+	})
 }

@@ -16,6 +16,10 @@ type StepperOptions struct {
 	// MaxBatch bounds the steps of one transaction, 256; MaxQueued those that wait,
 	// 8,192.
 	MaxBatch, MaxQueued int
+	// MinInterval spaces the transactions while steps come one after the other: they
+	// are larger then, and those who place orders find the database free; 5 ms,
+	// negative for none.
+	MinInterval time.Duration
 	// FlushTimeout bounds one transaction; 10 s.
 	FlushTimeout time.Duration
 	Logger       *slog.Logger
@@ -38,6 +42,7 @@ func NewStepper(o StepperOptions) (*Stepper, error) {
 	setDefault(&o.MaxBatch, 256)
 	setDefault(&o.MaxQueued, 8192)
 	setDefault(&o.FlushTimeout, 10*time.Second)
+	setDefault(&o.MinInterval, 5*time.Millisecond)
 	if o.MaxBatch < 1 || o.MaxQueued < 1 || o.Policy.MaxAttempts < 1 || o.Policy.Lease <= 0 || o.Policy.CompleteAfter <= 0 {
 		return nil, errors.New("order: StepperOptions: bounds, times and attempts must be above zero")
 	}
@@ -45,7 +50,7 @@ func NewStepper(o StepperOptions) (*Stepper, error) {
 	fillCommon(&now, &o.Logger, &o.Metrics)
 	s := &Stepper{o: o}
 	s.watches.waiting = map[Ref][]chan struct{}{}
-	s.caller = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: int64(o.MaxBatch), MaxQueuedWeight: int64(o.MaxQueued)}, s.flush)
+	s.caller = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: int64(o.MaxBatch), MaxQueuedWeight: int64(o.MaxQueued), MinInterval: max(o.MinInterval, 0)}, s.flush)
 	return s, nil
 }
 

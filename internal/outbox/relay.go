@@ -54,6 +54,11 @@ type RelayOptions struct {
 	// is removed together costs one transaction. Rows still there after a crash
 	// are handed over again. 100 ms if zero.
 	RemoveEvery time.Duration
+	// MinInterval is the pause after rows were handed over before more are looked
+	// for, so that what costs the same for one row as for many is paid less often.
+	// It is part of the lag. A full batch is followed by the next at once. None if
+	// zero.
+	MinInterval time.Duration
 	// MinBackoff and MaxBackoff bound the delay after a failure; 100 ms and 10 s if
 	// zero.
 	MinBackoff, MaxBackoff time.Duration
@@ -73,7 +78,7 @@ func (o RelayOptions) withDefaults() (RelayOptions, error) {
 	fault(o.Store == nil, "Store is required")
 	fault(o.Deliver == nil, "Deliver is required")
 	fault(o.Batch < 0 || o.Batch > maxBatch, "Batch is %d, it must be 1 to %d", o.Batch, maxBatch)
-	fault(o.Poll < 0 || o.RemoveEvery < 0 || o.MinBackoff < 0 || o.MaxBackoff < 0, "no time may be negative")
+	fault(o.Poll < 0 || o.RemoveEvery < 0 || o.MinInterval < 0 || o.MinBackoff < 0 || o.MaxBackoff < 0, "no time may be negative")
 	if o.Batch == 0 {
 		o.Batch = 256
 	}
@@ -146,6 +151,9 @@ func (r *Relay) Run(ctx context.Context) error {
 			r.wait(ctx, r.backoff(), nil)
 		case !more:
 			r.recovered()
+			if r.options.MinInterval > 0 {
+				r.wait(ctx, r.options.MinInterval, nil)
+			}
 			r.wait(ctx, r.nextLook(), r.options.Store.Written(r.options.Lane))
 		default:
 			r.recovered()

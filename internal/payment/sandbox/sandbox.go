@@ -59,6 +59,10 @@ type Sandbox struct {
 
 var _ payment.Provider = (*Sandbox)(nil)
 
+// ledgerInterval spaces the writes of the ledger, which sync the disk that the
+// shop under test needs for itself: a real provider has a disk of its own.
+const ledgerInterval = 3 * time.Millisecond
+
 // Open opens the ledger and starts the sandbox.
 func Open(o Options) (*Sandbox, error) {
 	if o.Path == "" {
@@ -86,7 +90,7 @@ func Open(o Options) (*Sandbox, error) {
 	}
 	t.ledger = l
 	s := &Sandbox{o: o, teller: t}
-	s.queue = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: maxBatch, MaxQueuedWeight: maxQueue}, t.serve)
+	s.queue = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: maxBatch, MaxQueuedWeight: maxQueue, MinInterval: ledgerInterval}, t.serve)
 	s.close = sync.OnceValue(func() error {
 		s.queue.Close()
 		return l.file.Close()

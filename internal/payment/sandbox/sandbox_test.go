@@ -346,7 +346,7 @@ func TestNothingIsForgottenOverARestart(t *testing.T) {
 	if _, err := s.Void(timeout(t, time.Minute), request("voided", sandbox.TokenOK)); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = s.Charge(timeout(t, time.Millisecond), request("late", sandbox.TokenLate))
+	_, _ = s.Charge(timeout(t, 200*time.Millisecond), request("late", sandbox.TokenLate))
 	refund := payment.RefundRequest{TenantID: "demo", OrderID: "o", ChargeKey: sandbox.TokenOK, Key: "r", Amount: 9, Currency: "EUR"}
 	first, err := s.Refund(timeout(t, time.Minute), refund)
 	if err != nil {
