@@ -51,6 +51,11 @@ func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, limits *li
 	if err != nil {
 		return nil, err
 	}
+	ordering := &c.cfg.Orders.Rate
+	orderRates, err := limit.NewRates(limit.RatesOptions{Name: "orders", Default: rateOf(ordering.PerSecond, ordering.Burst), Metrics: limits})
+	if err != nil {
+		return nil, err
+	}
 	bytes, err := limit.NewBytes("bodies", int64(h.MaxInflightBytes), limits)
 	if err != nil {
 		return nil, err
@@ -70,7 +75,7 @@ func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, limits *li
 		HeaderTimeout: h.ReadHeaderTimeout, BodyTimeout: h.BodyTimeout, WriteTimeout: wait, IdleTimeout: h.IdleTimeout,
 		DrainDelay: h.DrainDelay, DrainTimeout: h.ShutdownTimeout,
 		Orders: c.shop.orders, Catalog: c.shop.catalog, Stock: c.shop.stock, Audit: c.shop.audit, Endpoints: c.shop.webhooks,
-		CatalogPublic: c.cfg.Catalog.Public,
+		CatalogPublic: c.cfg.Catalog.Public, OrderRates: orderRates,
 	}
 	if w != nil {
 		o.Checks = append(o.Checks, httpapi.Check{Name: "bus", Jobs: []string{jobWork}, Probe: probeBus(c.bus)})
@@ -84,18 +89,20 @@ func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, limits *li
 	return httpapi.New(o)
 }
 
-func newRates(r *config.Rate, m *limit.Metrics) (*limit.Rates, error) {
-	rate := func(perSecond, burst int) limit.Rate {
-		if burst == 0 {
-			burst = 2 * perSecond
-		}
-		return limit.Rate{PerSecond: float64(perSecond), Burst: int64(burst)}
+// rateOf is a rate with the burst that the configuration's 0 stands for.
+func rateOf(perSecond, burst int) limit.Rate {
+	if burst == 0 {
+		burst = 2 * perSecond
 	}
+	return limit.Rate{PerSecond: float64(perSecond), Burst: int64(burst)}
+}
+
+func newRates(r *config.Rate, m *limit.Metrics) (*limit.Rates, error) {
 	perKey := make(map[string]limit.Rate, len(r.Tenants))
 	for tenant, t := range r.Tenants {
-		perKey[tenant] = rate(t.PerSecond, t.Burst)
+		perKey[tenant] = rateOf(t.PerSecond, t.Burst)
 	}
-	return limit.NewRates(limit.RatesOptions{Name: "events", Default: rate(r.PerSecond, r.Burst), PerKey: perKey, Metrics: m})
+	return limit.NewRates(limit.RatesOptions{Name: "events", Default: rateOf(r.PerSecond, r.Burst), PerKey: perKey, Metrics: m})
 }
 
 // checks are what readiness asks.

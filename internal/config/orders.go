@@ -11,7 +11,14 @@ type Orders struct {
 	QueueMax        int           `key:"queueMax" unit:"orders" min:"1" max:"1000000" doc:"Most orders that wait to be placed; beyond it the answer is 503."`
 	MaxAttempts     int           `key:"maxAttempts" unit:"attempts" min:"1" max:"1000" doc:"Failed attempts at one thing after which an order is parked as a dead letter."`
 	Lease           time.Duration `key:"lease" min:"1s" max:"1h" doc:"How long an order may stand still before the sweeper looks at it."`
+	Rate            OrderRate     `key:"rate" doc:"How fast one tenant's buyers may order. Beyond it the answer is 429."`
 	Workers         Workers       `key:"workers" doc:"How many orders are worked on at once."`
+}
+
+// OrderRate limits how fast a tenant's buyers may order.
+type OrderRate struct {
+	PerSecond int `key:"perSecond" unit:"orders/s" min:"0" doc:"Orders a second for each tenant, refused ones included; 0 is unlimited."`
+	Burst     int `key:"burst" unit:"orders" min:"0" doc:"Orders at once after a pause; 0 is what may come in two seconds."`
 }
 
 // Workers bounds the work on orders.

@@ -33,6 +33,7 @@ func (v *validator) orders(c *Config) {
 	if c.Orders.MaxBatch > c.Orders.QueueMax && v.good("orders.queueMax") {
 		v.add("orders.maxBatch", strconv.Itoa(c.Orders.MaxBatch), "it is more than orders.queueMax (%d), so it could never be reached; make it smaller", c.Orders.QueueMax)
 	}
+	v.burst("orders.rate", c.Orders.Rate.PerSecond, c.Orders.Rate.Burst)
 	v.nats(&c.Bus.NATS)
 	if c.Demo.Enabled && p.Provider != "sandbox" {
 		v.add("demo.enabled", "true", "the demo shop's customers pay with sandbox tokens; set payments.provider to sandbox, or the demo to false")

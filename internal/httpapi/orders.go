@@ -35,6 +35,7 @@ type orderView struct {
 	Note            string         `json:"note,omitempty" doc:"The buyer's."`
 	Shipment        *orderShipment `json:"shipment,omitempty"`
 	Refund          *orderRefund   `json:"refund,omitempty" doc:"The refund under way, or the last one."`
+	Restocked       bool           `json:"restocked,omitempty" doc:"Whether what was shipped has been put back in stock by a refund."`
 	Reason          string         `json:"reason,omitempty" doc:"Why it was cancelled, declined or refunded, in the words of whoever did it." example:"card_declined"`
 
 	PlacedAt    time.Time  `json:"placedAt" example:"2026-11-22T08:30:00Z"`
@@ -110,7 +111,7 @@ func showOrder(o *order.Order, admin bool) orderView {
 	v := orderView{
 		ID: o.ID, CustomerID: o.CustomerID, Status: string(o.Status), Version: o.Version, Items: make([]orderItem, len(o.Lines)),
 		Total: showAmount(o.Total, o), Captured: showAmount(o.Captured, o), Refunded: showAmount(o.Refunded, o),
-		Note: o.Details.Note, Reason: o.Progress.Reason, PlacedAt: o.PlacedAt.UTC(), UpdatedAt: o.UpdatedAt.UTC(),
+		Note: o.Details.Note, Restocked: o.Progress.Restocked, Reason: o.Progress.Reason, PlacedAt: o.PlacedAt.UTC(), UpdatedAt: o.UpdatedAt.UTC(),
 		DeliveredAt: optionalTime(o.Progress.DeliveredAt),
 	}
 	for i, l := range o.Lines {

@@ -22,7 +22,7 @@ func aStoredOrder() order.Order {
 		TenantID: "demo", ID: testOrderID, CustomerID: "customer-17", Status: order.Shipped, Version: 5, Currency: "EUR",
 		Lines: []order.Line{{SKU: "a", Quantity: 2, UnitPrice: 1999}}, Total: 3998, Captured: 3998, Refunded: 500,
 		Details: order.Details{PaymentToken: "tok_secret", Email: "a@b.c", Note: "ring", Address: &order.Address{City: "Berlin"}},
-		Progress: order.Progress{PaymentRef: "pi_secret", Refund: order.Refund{Number: 1, Amount: 500}, Reason: "one was broken",
+		Progress: order.Progress{PaymentRef: "pi_secret", Refund: order.Refund{Number: 1, Amount: 500}, Restocked: true, Reason: "one was broken",
 			Shipment: &order.Shipment{Carrier: "Post", TrackingNumber: "17", At: testNow}},
 		PlacedAt: testNow, UpdatedAt: testNow, Deadline: testNow.Add(time.Hour), Attempts: 2, NextAttempt: testNow, ParkedAt: testNow, LastError: "away",
 	}
@@ -36,7 +36,7 @@ func TestAnOrderIsShownWithoutWhatPaysForIt(t *testing.T) {
 		`"total":{"amount":3998,"currency":"EUR"},"captured":{"amount":3998,"currency":"EUR"},"refunded":{"amount":500,"currency":"EUR"},` +
 		`"shippingAddress":{"city":"Berlin"},"customer":{"email":"a@b.c"},"note":"ring",` +
 		`"shipment":{"carrier":"Post","trackingNumber":"17","shippedAt":"2026-11-22T08:30:00Z"},` +
-		`"refund":{"number":1,"amount":{"amount":500,"currency":"EUR"}},"reason":"one was broken",` +
+		`"refund":{"number":1,"amount":{"amount":500,"currency":"EUR"}},"restocked":true,"reason":"one was broken",` +
 		`"placedAt":"2026-11-22T08:30:00Z","updatedAt":"2026-11-22T08:30:00Z"`
 	for credential, want := range map[string]string{
 		"buyer": shared + "}\n",

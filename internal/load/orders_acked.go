@@ -110,7 +110,6 @@ type ackedOrder struct {
 	token     int32       // index into orderSet.tokens
 	lines     []orderLine // SKUs are indexes into orderSet.skus
 	cancelled bool
-	seen      bool // found by the walk
 }
 
 // skuSeed is what is known of the stock of a SKU.

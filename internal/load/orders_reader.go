@@ -161,12 +161,6 @@ func (r orderReader) charges(ctx context.Context, visit func([]storedCharge)) (b
 	})
 }
 
-// order asks for one order by id.
-func (r orderReader) order(ctx context.Context, id string) (o storedOrder, found bool, err error) {
-	found, err = r.get(ctx, r.base.JoinPath("orders", id), &o)
-	return o, found, err
-}
-
 // history asks for the transitions of an order, oldest first.
 func (r orderReader) history(ctx context.Context, id string) ([]storedChange, bool, error) {
 	var answer struct {

@@ -111,9 +111,6 @@ func TestStoriesEndAsTheyMust(t *testing.T) {
 	}
 }
 
-// crash ends the process at a point: nothing of it goes on.
-type crash struct{ at string }
-
 // TestACrashBetweenAnyTwoStepsLosesAndDoublesNothing tells every story again and
 // again, and each time ends the process one step later: before or after each call
 // to the store, the bank or the merchant. Then it starts anew.
