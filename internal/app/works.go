@@ -179,9 +179,8 @@ func (m merchantPort) Wants(ctx context.Context, tenantID, event string) (bool, 
 	return m.webhooks.Wants(ctx, tenantID, event)
 }
 
-func (m merchantPort) Notify(ctx context.Context, n order.Notice) error {
-	_, err := m.webhooks.Notify(ctx, fulfilment.Notice{TenantID: n.TenantID, ID: n.ID, EventType: n.Event, OrderID: n.OrderID, At: n.At, Data: n.Data, Trace: n.Trace})
-	return err
+func (m merchantPort) Notify(ctx context.Context, n order.Notice) (int, error) {
+	return m.webhooks.Notify(ctx, fulfilment.Notice{TenantID: n.TenantID, ID: n.ID, EventType: n.Event, OrderID: n.OrderID, At: n.At, Data: n.Data, Trace: n.Trace})
 }
 
 // probeBus says whether the broker is there. Without it orders are still taken

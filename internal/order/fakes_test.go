@@ -320,10 +320,10 @@ type postbox struct {
 
 func (p *postbox) Wants(context.Context, string, string) (bool, error) { return true, nil }
 
-func (p *postbox) Notify(_ context.Context, n order.Notice) error {
+func (p *postbox) Notify(_ context.Context, n order.Notice) (int, error) {
 	if p.before != nil {
 		if err := p.before("notify"); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	p.mu.Lock()
@@ -335,7 +335,7 @@ func (p *postbox) Notify(_ context.Context, n order.Notice) error {
 	if p.after != nil {
 		p.after("notify")
 	}
-	return err
+	return 1, err
 }
 
 func (p *postbox) count(event string) (n int) {

@@ -72,5 +72,6 @@ type Notice struct {
 type Merchant interface {
 	// Wants says whether anyone would be told of such an event now; it is cheap.
 	Wants(ctx context.Context, tenantID, event string) (bool, error)
-	Notify(ctx context.Context, n Notice) error
+	// It returns to how many endpoints the notice goes.
+	Notify(ctx context.Context, n Notice) (told int, err error)
 }

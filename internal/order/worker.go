@@ -215,10 +215,15 @@ func (w *Worker) workCancelling(ctx context.Context, o *Order) error {
 
 // workPaid tells the merchant to ship.
 func (w *Worker) workPaid(ctx context.Context, o *Order) error {
-	if err := w.o.Merchant.Notify(ctx, noticeOf(o, noticePaid)); err != nil {
+	told, err := w.o.Merchant.Notify(ctx, noticeOf(o, noticePaid))
+	if err != nil {
 		return w.failed(ctx, o, "the merchant's webhook could not be enqueued: "+err.Error(), false)
 	}
-	_, err := w.step(ctx, o, Step{Event: EventSent})
+	s := Step{Event: EventSent}
+	if told == 0 {
+		s.Reason = "no webhook endpoint wants to be told; the merchant finds it by its status"
+	}
+	_, err = w.step(ctx, o, s)
 	return err
 }
 
@@ -226,7 +231,7 @@ func (w *Worker) workPaid(ctx context.Context, o *Order) error {
 // was cancelled before it was shipped.
 func (w *Worker) workRefunding(ctx context.Context, o *Order) error {
 	if o.Progress.Shipment == nil {
-		if err := w.o.Merchant.Notify(ctx, noticeOf(o, noticeCancelled)); err != nil {
+		if _, err := w.o.Merchant.Notify(ctx, noticeOf(o, noticeCancelled)); err != nil {
 			return w.failed(ctx, o, "the merchant's webhook could not be enqueued: "+err.Error(), false)
 		}
 	}
@@ -288,7 +293,8 @@ func (w *Worker) Tell(ctx context.Context, status Status, t Told) error {
 	if err != nil {
 		return err
 	}
-	return w.o.Merchant.Notify(ctx, noticeOf(&o, event))
+	_, err = w.o.Merchant.Notify(ctx, noticeOf(&o, event))
+	return err
 }
 
 // step makes a transition and returns the order as it stands then. That the step
