@@ -376,7 +376,7 @@ func (w *world) pass(d time.Duration) {
 // boot starts the parts that a process holds, as after a restart.
 func (w *world) boot() {
 	var err error
-	if w.stepper, err = order.NewStepper(order.StepperOptions{Store: w.store, Policy: policy}); err != nil {
+	if w.stepper, err = order.NewStepper(order.StepperOptions{Store: w.store, Policy: policy, MinInterval: -1}); err != nil {
 		panic(err)
 	}
 	w.worker, err = order.NewWorker(order.WorkerOptions{Store: w.store, Stepper: w.stepper, Payments: w.bank, Merchant: w.postbox, Now: w.clock})
