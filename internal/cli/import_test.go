@@ -187,9 +187,10 @@ func TestBadLinesAreToldAndTheRestIsImported(t *testing.T) {
 func TestNDJSONIsImportedLineByLine(t *testing.T) {
 	api := &fakeImports{}
 	content := `{"sku":"a","names":{"en":"A"},"price":{"amount":1,"currency":"EUR"}}` + "\n\n" + `[1]` + "\n" + `null` + "\n" + `{"line":7}` + "\n" +
-		`{"sku":"` + strings.Repeat("x", 2<<20) + `"}` + "\n" + `{"sku":"` + strings.Repeat("y", 300<<10) + `"}` + "\n{\"sku\":\"\xff\"}\n" + `{"sku":"z"}`
+		`{"sku":"` + strings.Repeat("x", 2<<20) + `"}` + "\n" + `{"sku":"` + strings.Repeat("y", 300<<10) + `"}` + "\n{\"sku\":\"\xff\"}\n" + `{"sku":"z"}` + "\n" +
+		"{}\n" + `{"sku":"t","sku":"t"}`
 	r := invocation{deps: api.deps()}.run(t, "import", "products", write(t, "p.ndjson", content))
-	if r.Code != ExitFailure || r.Out != "8 lines: 2 applied, 0 unchanged, 6 refused.\n" {
+	if r.Code != ExitFailure || r.Out != "10 lines: 4 applied, 0 unchanged, 6 refused.\n" {
 		t.Errorf("%.2000v", r)
 	}
 	for _, want := range []string{"line 3: is not a JSON object", "line 4: is not a JSON object", `line 5: has a member "line"`, "line 6: is longer than 1048576 bytes",
@@ -198,7 +199,8 @@ func TestNDJSONIsImportedLineByLine(t *testing.T) {
 			t.Errorf("%q is not told:\n%.2000s", want, r.Err)
 		}
 	}
-	want := []string{`{"line":1,"names":{"en":"A"},"price":{"amount":1,"currency":"EUR"},"sku":"a"}`, `{"line":9,"sku":"z"}`}
+	want := []string{`{"line":1,"sku":"a","names":{"en":"A"},"price":{"amount":1,"currency":"EUR"}}`, `{"line":9,"sku":"z"}`,
+		`{"line":10}`, `{"line":11,"sku":"t","sku":"t"}`} // the server says what is wrong with the last two
 	if diff := cmp.Diff(want, api.lines); diff != "" {
 		t.Error(diff)
 	}

@@ -126,7 +126,7 @@ func describe(op *huma.Operation, who access) {
 	slugs := []string{slugInvalidParameter, auth.CodeTokenMissing, slugScopeMissing, slugInternal, slugQueryTimeout}
 	switch {
 	case op.Method == http.MethodPut, op.Method == http.MethodPost && op.Path != "/dead-letters/redrive":
-		slugs = append(slugs, slugBodyTooLarge, slugMediaType, slugInvalidBody, slugSlowBody)
+		slugs = append(slugs, slugBodyTooLarge, slugMediaType, slugMalformedBody, slugInvalidBody, slugSlowBody)
 	}
 	if strings.Contains(op.Path, "{id}") || strings.Contains(op.Path, "{sku}") && op.Method == http.MethodGet {
 		slugs = append(slugs, slugNotFound)

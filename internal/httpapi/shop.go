@@ -51,10 +51,10 @@ func (sf *surface) registerShopControl() {
 	}
 	sf.registerMerchant()
 	if o.Catalog != nil {
-		sf.handle(http.MethodPost, "/control/import/products", sf.importProducts)
+		sf.handle(http.MethodPost, "/control/import/products", sf.importProducts())
 	}
 	if o.Stock != nil {
-		sf.handle(http.MethodPost, "/control/import/stock", sf.importStock)
+		sf.handle(http.MethodPost, "/control/import/stock", sf.importStock())
 	}
 }
 

@@ -212,10 +212,13 @@ func (w *jsonWalker) word(name string) string {
 	}
 	s, whole := w.string()
 	if !whole {
-		w.wrong(name, `holds half of a surrogate pair, such as \ud83d alone; send the whole character`)
+		w.wrong(name, halfCharacter)
 	}
 	return s
 }
+
+// halfCharacter is what is wrong with text that cannot be kept as it was sent.
+const halfCharacter = `holds half of a surrogate pair, such as \ud83d alone; send the whole character`
 
 // whole reads a whole number.
 func (w *jsonWalker) whole(name string) int64 {

@@ -172,6 +172,7 @@ func readerOf(p *auth.Principal) string {
 // Handle registers a huma operation; huma calls it.
 func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 	who, guarded := op.Metadata[accessKey].(access)
+	body := shapeOfBody(op, sf.api.OpenAPI().Components.Schemas)
 	sf.handle(op.Method, op.Path, func(ctx context.Context, ex *exchange, r *http.Request) {
 		if guarded {
 			p, refused := sf.permit(ctx, ex, r, who)
@@ -194,7 +195,7 @@ func (sf *surface) Handle(op *huma.Operation, h func(huma.Context)) {
 		}
 		r = r.WithContext(ctx)
 		if op.RequestBody != nil {
-			bd, refused := sf.server.receiveSmall(ex, r)
+			bd, refused := sf.server.receiveSmall(ex, r, body)
 			if refused != nil {
 				ex.refuse(refused)
 				return
@@ -272,9 +273,9 @@ func problemOfModel(m *huma.ErrorModel) *problem {
 	return p
 }
 
-// receiveSmall reads the body of an operation and puts what was read in its
-// place. The body must be released.
-func (s *Server) receiveSmall(ex *exchange, r *http.Request) (*body, *problem) {
+// receiveSmall reads the body of an operation, checks that it is of the shape and
+// puts what was read in its place. The body must be released.
+func (s *Server) receiveSmall(ex *exchange, r *http.Request, of shape) (*body, *problem) {
 	var by holder
 	if ex.principal != nil {
 		by.tenant = ex.principal.TenantID
@@ -283,8 +284,14 @@ func (s *Server) receiveSmall(ex *exchange, r *http.Request) (*body, *problem) {
 	if refused != nil {
 		return nil, refused
 	}
-	if ct := r.Header.Get("Content-Type"); ct != "" && len(bd.data) > 0 {
-		if refused := checkMedia(ct); refused != nil {
+	if len(bd.data) > 0 { // without one it is for the operation to say whether it needs it
+		if ct := r.Header.Get("Content-Type"); ct != "" {
+			refused = checkMedia(ct)
+		}
+		if refused == nil {
+			refused = of.check(bd.data)
+		}
+		if refused != nil {
 			bd.release()
 			return nil, refused
 		}
