@@ -52,14 +52,26 @@ func (r redriver) order(ctx context.Context, l deadletter.Letter) error {
 // letterMessage is what a dead message's payload holds.
 type letterMessage struct {
 	Subject string            `json:"subject"`
+	ID      string            `json:"id"`
 	Headers map[string]string `json:"headers,omitempty"`
 	Data    []byte            `json:"data"`
+	// Lane and At are of a row of the outbox; empty for a message of the bus.
+	Lane string    `json:"lane,omitempty"`
+	At   time.Time `json:"at,omitzero"`
 }
 
 func (r redriver) message(ctx context.Context, l deadletter.Letter, payload []byte) error {
 	var m letterMessage
 	if err := json.Unmarshal(payload, &m); err != nil || m.Subject == "" {
 		return &deadletter.RejectedError{Reason: `the replacement is not a message: give {"subject","headers","data"} with data in base64`}
+	}
+	if m.Lane == string(outbox.LaneEvents) {
+		err := r.core.deliverEvents(ctx, []outbox.Row{{TenantID: l.TenantID, Subject: m.Subject, ID: m.ID, At: m.At, Data: m.Data}})
+		var still *outbox.RowError
+		if errors.As(err, &still) {
+			return &deadletter.RejectedError{Reason: still.Reason}
+		}
+		return err
 	}
 	if r.core.bus == nil {
 		return &deadletter.RejectedError{Reason: "no server runs here, and a message can be handed to a running one only: start the server and redrive again"}
@@ -70,8 +82,8 @@ func (r redriver) message(ctx context.Context, l deadletter.Letter, payload []by
 // keepRow keeps a row of the outbox that can never be handed over. It was written
 // by this program, so only a defect makes one.
 func (c *core) keepRow(ctx context.Context, row outbox.Row, reason string) error {
-	return c.keepMessage(ctx, &bus.Delivery{Message: bus.Message{Subject: row.Subject, ID: row.ID, Data: row.Data}, Attempt: 1},
-		fmt.Errorf("it could not leave the outbox (lane %s): %s", row.Lane, reason))
+	return c.keep(ctx, row.TenantID, letterMessage{Subject: row.Subject, ID: row.ID, Lane: string(row.Lane), At: row.At, Data: row.Data}, 1,
+		"it could not leave the outbox: "+reason)
 }
 
 // noTenant stands for the tenant of a message that names none.
@@ -81,19 +93,22 @@ const noTenant = "unknown"
 func (c *core) keepMessage(ctx context.Context, d *bus.Delivery, reason error) error {
 	var told order.Told
 	_ = json.Unmarshal(d.Data, &told) // it may be anything
-	tenant := told.TenantID
+	return c.keep(ctx, told.TenantID, letterMessage{Subject: d.Subject, ID: d.ID, Headers: d.Headers, Data: d.Data}, d.Attempt, reason.Error())
+}
+
+func (c *core) keep(ctx context.Context, tenant string, m letterMessage, attempts int, reason string) error {
 	if tenant == "" {
 		tenant = noTenant
 	}
-	payload, err := json.Marshal(letterMessage{d.Subject, d.Headers, d.Data})
+	payload, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	id := uuid.NewSHA1(uuid.NameSpaceOID, append([]byte(d.Subject+"\x00"+d.ID+"\x00"), d.Data...)).String()
-	c.logger.Error("a message could not be processed and is a dead letter now", "subject", d.Subject, "tenant", tenant, "id", id, "error", reason)
+	id := uuid.NewSHA1(uuid.NameSpaceOID, append([]byte(m.Subject+"\x00"+m.ID+"\x00"), m.Data...)).String()
+	c.logger.Error("a message could not be processed and is a dead letter now", "subject", m.Subject, "tenant", tenant, "id", id, "error", reason)
 	return c.db.DeadLetters().Add(ctx, []deadletter.Letter{{
-		ID: id, TenantID: tenant, Kind: deadletter.KindMessage, Reason: "the message could not be processed: " + reason.Error(),
-		Source: "bus", Type: d.Subject, EventID: told.OrderID, ReceivedAt: time.Now().UTC(), Attempts: d.Attempt,
+		ID: id, TenantID: tenant, Kind: deadletter.KindMessage, Reason: "the message could not be processed: " + reason,
+		Source: "bus", Type: m.Subject, EventID: m.ID, ReceivedAt: time.Now().UTC(), Attempts: attempts,
 		ContentType: "application/json", Payload: payload,
 	}})
 }

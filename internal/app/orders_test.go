@@ -11,6 +11,7 @@ import (
 
 	"millrace/internal/bus"
 	"millrace/internal/bus/nats"
+	"millrace/internal/config"
 )
 
 // orderBody orders one unit of a SKU.
@@ -385,5 +386,16 @@ func TestTheMerchantSetsStockWhileOrdersComeIn(t *testing.T) {
 	l := s.level("a")
 	if want := int(placed.Load()); l.Reserved != want || l.Available != l.OnHand-want || want < 50 {
 		t.Errorf("stock %+v after %d orders and %d sets", l, want, sets)
+	}
+}
+
+func TestAWebhookThatIsNotStripesIsRefused(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.Payments.Provider = "stripe"
+	cfg.Payments.Stripe = config.Stripe{SecretKey: config.NewSecret("sk_test_x"), WebhookSecrets: []config.Secret{config.NewSecret("whsec_x")}, BaseURL: "http://127.0.0.1:1"}
+	s := start(t, cfg)
+	a := s.do("POST", "/payments/stripe/webhook", `{"type":"payment_intent.succeeded"}`, "Authorization", "", "Stripe-Signature", "t=1,v1=00")
+	if a.code != 401 {
+		t.Errorf("%d %s", a.code, a.body)
 	}
 }

@@ -80,7 +80,10 @@ func (p *payments) take(ctx context.Context, n payment.Notice) error {
 // Notice implements httpapi.PaymentNotices with Stripe's webhooks.
 func (p *payments) Notice(ctx context.Context, payload []byte, signature string) error {
 	n, ours, err := p.stripe.ParseWebhook(payload, signature)
-	if err != nil || !ours {
+	switch {
+	case errors.Is(err, stripe.ErrSignature), errors.Is(err, stripe.ErrPayload):
+		return &payment.RejectedError{Code: "webhook", Detail: err.Error()}
+	case err != nil, !ours:
 		return err
 	}
 	if err := p.take(ctx, n); err != nil && !errors.Is(err, order.ErrNotFound) {

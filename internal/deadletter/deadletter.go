@@ -87,7 +87,8 @@ type Store interface {
 	// Count returns the number of letters of all tenants, by kind.
 	Count(ctx context.Context) (map[Kind]int64, error)
 	// DropBefore removes letters received before t, at most limit, and returns
-	// how many it removed.
+	// how many it removed. Letters of KindOrder stay: each stands for an order that
+	// waits for a person.
 	DropBefore(ctx context.Context, t time.Time, limit int) (int, error)
 }
 

@@ -19,6 +19,7 @@ var allowedSteps = [...]step{
 
 	{"charging", "captured", "paid"},
 	{"charging", "declined", "payment_failed"},
+	{"charging", "charge_withdrawn", "placed"},
 	{"charging", "attempt_failed", "charging"},
 	{"charging", "cancel_asked", "cancelling"},
 	{"charging", "deadline_passed", "cancelling"},
@@ -31,6 +32,8 @@ var allowedSteps = [...]step{
 	{"cancelling", "charge_resolved", "expired"},
 	{"cancelling", "attempt_failed", "cancelling"},
 	{"cancelling", "redriven", "cancelling"},
+	{"cancelling", "settled_by_hand", "cancelled"},
+	{"cancelling", "settled_by_hand", "expired"},
 
 	{"paid", "sent", "fulfilling"},
 	{"paid", "attempt_failed", "paid"},
@@ -53,6 +56,9 @@ var allowedSteps = [...]step{
 	{"refunding", "refunded", "shipped"},
 	{"refunding", "refunded", "completed"},
 	{"refunding", "redriven", "refunding"},
+	{"refunding", "settled_by_hand", "refunded"},
+	{"refunding", "settled_by_hand", "shipped"},
+	{"refunding", "settled_by_hand", "completed"},
 }
 
 // working says whether an order of a status is being worked on by itself.

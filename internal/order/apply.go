@@ -40,7 +40,7 @@ type Step struct {
 	// Shipment belongs to shipment_reported.
 	Shipment *Shipment
 	// RetryAt and Park belong to attempt_failed: when to try again, or that trying
-	// again is pointless.
+	// again is pointless. RetryAt belongs to charge_withdrawn too.
 	RetryAt time.Time
 	Park    bool
 }
@@ -150,6 +150,9 @@ func (p Policy) finish(o, next *Order, s *Step, change *Change) {
 	}
 	if s.Event != EventAttemptFailed {
 		next.NextAttempt = p.nextAttempt(next)
+		if s.Event == EventChargeWithdrawn && !s.RetryAt.IsZero() {
+			next.NextAttempt = s.RetryAt
+		}
 		next.ParkedAt = time.Time{}
 		if next.Status != o.Status {
 			next.Attempts, next.LastError = 0, ""
@@ -246,6 +249,8 @@ func record(o *Order, s *Step, row *Transition) error {
 			return ErrAlready // of an earlier refund
 		}
 		o.Refunded += o.Progress.Refund.Amount
+	case EventSettledByHand:
+		return recordSettledByHand(o, s)
 	case EventShipped:
 		shipment := Shipment{}
 		if s.Shipment != nil {
@@ -262,6 +267,20 @@ func record(o *Order, s *Step, row *Transition) error {
 		}
 		o.Progress.DeliveredAt = s.At
 	}
+	return nil
+}
+
+// recordSettledByHand takes a person's word for it that the money went back by
+// another way. Only a parked order takes it: nothing is under way then.
+func recordSettledByHand(o *Order, s *Step) error {
+	if !o.Parked() {
+		return &NotAllowedError{o.Status, s.Event, "it is still being worked on; only an order that is parked can be settled by hand"}
+	}
+	back := o.Captured - o.Refunded
+	if o.Status == Refunding {
+		back = o.Progress.Refund.Amount
+	}
+	o.Refunded += back
 	return nil
 }
 
@@ -288,7 +307,7 @@ func recordRefundAsked(o *Order, s *Step) error {
 
 // settle decides where an order goes that had to remember it.
 func settle(o *Order, s *Step) {
-	if s.Event == EventRefunded && o.Refunded == o.Captured {
+	if (s.Event == EventRefunded || s.Event == EventSettledByHand && o.Status != Cancelled && o.Status != Expired) && o.Refunded == o.Captured {
 		o.Status = Refunded
 	}
 	if o.Status != Cancelling && o.Status != Refunding {
@@ -360,6 +379,9 @@ func refuse(o *Order, s *Step) error {
 		}
 	case EventDelivered:
 		detail = "it was never shipped"
+		if o.Progress.Shipment != nil {
+			detail = "it was refunded"
+		}
 	case EventCaptured:
 		detail = "it is not being charged"
 	}
@@ -392,6 +414,8 @@ func hasHad(o *Order, s *Step) bool {
 		return o.Status == Completed || !o.Progress.DeliveredAt.IsZero()
 	case EventRefunded:
 		return o.Status != Refunding
+	case EventChargeWithdrawn:
+		return o.Status == Placed
 	}
 	return false
 }

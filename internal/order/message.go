@@ -68,7 +68,7 @@ type money struct {
 // order where it is and is only noted, one message for those who go on with the
 // order, and one for the event store.
 func messages(before, after *Order, s *Step) []Message {
-	if s.Event == EventAttemptFailed || s.Event == EventCaptured && before.Status == Cancelling {
+	if s.Event == EventAttemptFailed || s.Event == EventChargeWithdrawn || s.Event == EventCaptured && before.Status == Cancelling {
 		return nil
 	}
 	id := after.ID + "-" + strconv.FormatInt(after.Version, 10)
@@ -81,7 +81,7 @@ func messages(before, after *Order, s *Step) []Message {
 		list = append(list, Message{Lane: LaneBus, Subject: subjectPrefix + string(after.Status), ID: id, At: after.UpdatedAt, Trace: trace,
 			Data: toldJSON(after, s.Event)})
 	}
-	if name := eventType(after, s); name != "" {
+	if name := eventType(before, after, s); name != "" {
 		list = append(list, Message{Lane: LaneEvents, Subject: name, ID: id, At: after.UpdatedAt, Trace: trace, Data: happenedJSON(before, after, s)})
 	}
 	return list
@@ -93,12 +93,16 @@ func toldJSON(o *Order, e Event) []byte {
 }
 
 // eventType names a transition among the events, empty if it is none's business.
-func eventType(o *Order, s *Step) string {
+func eventType(before, o *Order, s *Step) string {
 	switch s.Event {
 	case EventRedriven, EventChargeIntended:
 		return ""
 	case EventRefunded:
 		return "order.refunded" // a part of it too
+	case EventSettledByHand:
+		if before.Status == Refunding {
+			return "order.refunded"
+		}
 	case EventDelivered:
 		if o.Status != Completed {
 			return ""
@@ -116,7 +120,7 @@ func happenedJSON(before, after *Order, s *Step) []byte {
 		amount = after.Total
 	case EventCaptured:
 		amount = after.Captured
-	case EventRefunded:
+	case EventRefunded, EventSettledByHand:
 		amount = after.Refunded - before.Refunded
 	}
 	if amount > 0 {

@@ -133,15 +133,18 @@ func checkKey(key string) error {
 }
 
 // checkText checks free text: what a database or a reader would choke on is
-// refused here.
+// refused here, and what would be many times as long in JSON.
 func checkText(field, s string) error {
 	switch {
 	case len(s) > MaxTextBytes:
 		return &InvalidError{field, fmt.Sprintf("has %d bytes; at most %d are kept", len(s), MaxTextBytes)}
 	case !utf8.ValidString(s):
 		return &InvalidError{field, "is not valid UTF-8"}
-	case strings.IndexByte(s, 0) >= 0:
-		return &InvalidError{field, "holds a NUL character; remove it"}
+	}
+	for i := range len(s) {
+		if c := s[i]; c < ' ' && c != '\t' && c != '\r' && c != '\n' || c == 0x7f {
+			return &InvalidError{field, fmt.Sprintf("holds the control character U+%04X at byte %d; remove it", c, i)}
+		}
 	}
 	return nil
 }

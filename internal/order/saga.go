@@ -52,6 +52,10 @@ const (
 	EventRefundAsked    Event = "refund_asked"
 	EventRefunded       Event = "refunded"
 	EventRedriven       Event = "redriven"
+	// EventChargeWithdrawn takes the intention back before anything was sent.
+	EventChargeWithdrawn Event = "charge_withdrawn"
+	// EventSettledByHand says that a person has given the money back by another way.
+	EventSettledByHand Event = "settled_by_hand"
 )
 
 // StockEffect is what a transition does to the stock of each line.
@@ -94,6 +98,7 @@ var transitions = [...]Transition{
 
 	{Charging, EventCaptured, Paid, "", "", ""},
 	{Charging, EventDeclined, PaymentFailed, StockRelease, "", ""},
+	{Charging, EventChargeWithdrawn, Placed, "", "", "nothing was sent: the provider is not available"},
 	{Charging, EventAttemptFailed, Charging, "", "", "outcome unknown: look up before any further charge"},
 	{Charging, EventCancelAsked, Cancelling, "", Cancelled, ""},
 	{Charging, EventDeadline, Cancelling, "", Expired, ""},
@@ -102,6 +107,7 @@ var transitions = [...]Transition{
 	{Cancelling, EventDeclined, Then, StockRelease, "", ""},
 	{Cancelling, EventChargeResolved, Then, StockRelease, "", "voided, or captured and refunded"},
 	{Cancelling, EventAttemptFailed, Cancelling, "", "", "try again"},
+	{Cancelling, EventSettledByHand, Then, StockRelease, "", "only while it is parked"},
 
 	{Paid, EventSent, Fulfilling, "", "", "signed webhook enqueued"},
 	{Paid, EventAttemptFailed, Paid, "", "", "try again"},
@@ -120,6 +126,7 @@ var transitions = [...]Transition{
 	{Refunding, EventDelivered, Refunding, "", Completed, "remembered, if it was shipped"},
 	{Refunding, EventAttemptFailed, Refunding, "", "", "try again"},
 	{Refunding, EventRefunded, Then, StockSettle, "", "refunded if nothing is left, else where it was"},
+	{Refunding, EventSettledByHand, Then, StockSettle, "", "only while it is parked"},
 }
 
 // Transitions returns the saga as a table, in reading order.

@@ -137,6 +137,24 @@ func (s *Service) Deliver(ctx context.Context, c Command) (Order, error) {
 	return s.command(ctx, &c, Step{Event: EventDelivered}, "order.deliver")
 }
 
+// Redrive has a parked order worked on again, whether its dead letter is still
+// there or not. An order that is not parked is returned as it is.
+func (s *Service) Redrive(ctx context.Context, c Command) (Order, error) {
+	return s.command(ctx, &c, Step{Event: EventRedriven}, "order.redrive")
+}
+
+// SettleByHand records that the money of a parked order, which the provider
+// refuses to give back, went back by another way. A reason is required.
+func (s *Service) SettleByHand(ctx context.Context, c Command) (Order, error) {
+	if c.Reason == "" {
+		return Order{}, &InvalidError{"reason", "say how the money went back; it stands in the history and the audit log"}
+	}
+	if err := checkText("reason", c.Reason); err != nil {
+		return Order{}, err
+	}
+	return s.command(ctx, &c, Step{Event: EventSettledByHand}, "order.settle-by-hand")
+}
+
 // Refund asks to give money back. The same key with the same request asks once.
 func (s *Service) Refund(ctx context.Context, r RefundRequest) (RefundReceipt, error) {
 	if err := checkKey(r.Key); err != nil {

@@ -89,7 +89,8 @@ type Store interface {
 	// History returns an order's transitions, oldest first, empty if there is no order.
 	History(ctx context.Context, tenantID, id string) ([]HistoryEntry, error)
 	// Orders returns one page. It is one index scan of rows that carry what the page
-	// shows. ErrBadCursor if the cursor is not one it gave.
+	// shows. With large orders it holds fewer than the limit, about 8 MiB, and Next
+	// goes on. ErrBadCursor if the cursor is not one it gave.
 	Orders(ctx context.Context, q Query) (Page, error)
 
 	// Due returns orders whose NextAttempt is at or before now, the most overdue

@@ -31,9 +31,13 @@ func (c *Crew) sweep(ctx context.Context) error {
 	}
 }
 
-// sweepDue works on what is due until nothing is.
+// maxSweeps bounds the batches of one sweep, so that what else the sweeper does
+// gets its turn.
+const maxSweeps = 40
+
+// sweepDue works on what is due, until nothing is or enough was done for now.
 func (c *Crew) sweepDue(ctx context.Context) {
-	for ctx.Err() == nil {
+	for n := 0; n < maxSweeps && ctx.Err() == nil; n++ {
 		now := c.o.Now()
 		due, err := c.o.Store.Due(ctx, now, now.Add(c.o.SweepLease), c.o.SweepLimit)
 		if err != nil {
@@ -45,7 +49,7 @@ func (c *Crew) sweepDue(ctx context.Context) {
 		c.o.Metrics.swept.Add(float64(len(due)))
 		var group errgroup.Group
 		group.SetLimit(max(c.o.Payments, 1))
-		for _, o := range due {
+		for _, o := range c.o.Worker.putOff(ctx, due) {
 			group.Go(func() error {
 				c.workOne(ctx, o)
 				return nil

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -91,12 +93,20 @@ func (w *Worker) charge(ctx context.Context, r Ref) error {
 	if err != nil || !out.Applied {
 		return err
 	}
-	return w.chargeIntended(ctx, &out.Order)
+	o := &out.Order
+	c, err := w.o.Payments.Charge(ctx, o)
+	if errors.Is(err, ErrPaymentsUnavailable) {
+		// Nothing was sent, ever: it may wait as one that was never charged, which can
+		// expire without asking the provider.
+		_, after := w.o.Payments.Available()
+		_, err = w.step(ctx, o, Step{Event: EventChargeWithdrawn, IfVersion: o.Version, RetryAt: w.pause(o, after)})
+		return err
+	}
+	return w.answered(ctx, o, c, err)
 }
 
-// chargeIntended calls the provider for an order that is charging.
-func (w *Worker) chargeIntended(ctx context.Context, o *Order) error {
-	c, err := w.o.Payments.Charge(ctx, o)
+// answered takes the provider's answer to a charge.
+func (w *Worker) answered(ctx context.Context, o *Order, c Charge, err error) error {
 	if err != nil {
 		return w.chargeFailed(ctx, o, err)
 	}
@@ -117,13 +127,14 @@ func (w *Worker) workCharging(ctx context.Context, o *Order) error {
 	}
 	c, err := w.o.Payments.Lookup(ctx, o)
 	if err != nil {
-		return w.chargeFailed(ctx, o, err)
+		return w.callFailed(ctx, o, err) // a question that is refused says nothing of the charge
 	}
 	if c.State == ChargeNone {
 		if c.Ref != "" {
 			o.Progress.PaymentRef = c.Ref // the provider's own name for it finds it for certain
 		}
-		return w.chargeIntended(ctx, o) // under the same key: never twice
+		c, err = w.o.Payments.Charge(ctx, o) // under the same key: never twice
+		return w.answered(ctx, o, c, err)
 	}
 	return w.charged(ctx, o, c)
 }
@@ -213,9 +224,15 @@ func (w *Worker) workCancelling(ctx context.Context, o *Order) error {
 	return err
 }
 
-// workPaid tells the merchant to ship.
-func (w *Worker) workPaid(ctx context.Context, o *Order) error {
-	told, err := w.o.Merchant.Notify(ctx, noticeOf(o, noticePaid))
+// workPaid tells the merchant to ship. It looks once more: what was cancelled in
+// the meantime need not be told.
+func (w *Worker) workPaid(ctx context.Context, read *Order) error {
+	latest, err := w.o.Store.Order(ctx, read.TenantID, read.ID)
+	if err != nil || latest.Status != Paid || latest.Parked() {
+		return err
+	}
+	o := &latest
+	told, err := w.o.Merchant.Notify(ctx, noticeOf(o, noticePaid, ""))
 	if err != nil {
 		return w.failed(ctx, o, "the merchant's webhook could not be enqueued: "+err.Error(), false)
 	}
@@ -231,7 +248,7 @@ func (w *Worker) workPaid(ctx context.Context, o *Order) error {
 // was cancelled before it was shipped.
 func (w *Worker) workRefunding(ctx context.Context, o *Order) error {
 	if o.Progress.Shipment == nil {
-		if _, err := w.o.Merchant.Notify(ctx, noticeOf(o, noticeCancelled)); err != nil {
+		if _, err := w.o.Merchant.Notify(ctx, noticeOf(o, noticeCancelled, "")); err != nil {
 			return w.failed(ctx, o, "the merchant's webhook could not be enqueued: "+err.Error(), false)
 		}
 	}
@@ -279,9 +296,9 @@ func (w *Worker) Noticed(ctx context.Context, r Ref, c Charge) error {
 // know to act is told by workPaid and workRefunding, durably. status is the
 // order's after the transition.
 func (w *Worker) Tell(ctx context.Context, status Status, t Told) error {
-	event := "order." + string(status)
-	if t.Event == EventRefunded {
-		event = "order." + string(Refunded) // a part of it too
+	event, which := "order."+string(status), ""
+	if t.Event == EventRefunded || t.Event == EventSettledByHand && status != Cancelled && status != Expired {
+		event, which = "order."+string(Refunded), strconv.FormatInt(t.Version, 10) // a part of it too: there may be several
 	}
 	if wanted, err := w.o.Merchant.Wants(ctx, t.TenantID, event); err != nil || !wanted {
 		return err
@@ -293,7 +310,7 @@ func (w *Worker) Tell(ctx context.Context, status Status, t Told) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.o.Merchant.Notify(ctx, noticeOf(&o, event))
+	_, err = w.o.Merchant.Notify(ctx, noticeOf(&o, event, which))
 	return err
 }
 
@@ -357,11 +374,51 @@ func (w *Worker) again(o *Order, pause time.Duration) time.Time {
 
 // postpone has the order looked at later; no attempt was made.
 func (w *Worker) postpone(ctx context.Context, o *Order, after time.Duration, cause error) error {
-	// Spread, so that what waited together does not come back together.
-	after = min(max(after, time.Second), backoffMost)
-	after += rand.N(after)
-	return w.o.Store.Defer(ctx, []Deferral{{TenantID: o.TenantID, OrderID: o.ID, Version: o.Version,
-		Until: w.again(o, after), Reason: clip(cause.Error())}})
+	return w.o.Store.Defer(ctx, []Deferral{w.deferral(o, after, cause)})
+}
+
+func (w *Worker) deferral(o *Order, after time.Duration, cause error) Deferral {
+	return Deferral{TenantID: o.TenantID, OrderID: o.ID, Version: o.Version, Until: w.pause(o, after), Reason: clip(cause.Error())}
+}
+
+// pause is until when an order waits for a provider that is not available: the
+// longer it has waited, the longer, so that many who wait cost little. It is
+// spread, so that what waited together does not come back together.
+func (w *Worker) pause(o *Order, after time.Duration) time.Time {
+	pause := min(max(after, w.o.Now().Sub(o.PlacedAt)/4, time.Second), backoffMost)
+	return w.again(o, pause+rand.N(pause))
+}
+
+// putOff returns the orders that can be worked on now. While the payment provider
+// is not available the others wait, all of them by one write.
+func (w *Worker) putOff(ctx context.Context, due []Order) []Order {
+	ok, after := w.o.Payments.Available()
+	if ok {
+		return due
+	}
+	var now []Order
+	var later []Deferral
+	for i := range due {
+		if o := &due[i]; w.waitsForProvider(o) {
+			later = append(later, w.deferral(o, after, ErrPaymentsUnavailable))
+		} else {
+			now = append(now, *o)
+		}
+	}
+	if err := w.o.Store.Defer(ctx, later); err != nil && ctx.Err() == nil {
+		w.o.Logger.Error("orders that wait for the payment provider could not be put off; they come back with their lease", "orders", len(later), "error", err)
+	}
+	return now
+}
+
+func (w *Worker) waitsForProvider(o *Order) bool {
+	switch o.Status {
+	case Placed, Charging:
+		return !w.late(o) // what is late can expire, or be cancelled
+	case Cancelling, Refunding:
+		return true
+	}
+	return false
 }
 
 // Backoff between failed attempts: it doubles from backoffFirst to backoffMost,
@@ -383,7 +440,7 @@ func backoff(attempt int) time.Duration {
 func clip(s string) string {
 	const most = 500
 	if len(s) > most {
-		return s[:most]
+		return strings.ToValidUTF8(s[:most], "")
 	}
 	return s
 }

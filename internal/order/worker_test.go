@@ -2,9 +2,11 @@ package order_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -326,6 +328,134 @@ func TestACancelWhileTheChargeIsInFlightGivesTheMoneyBack(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// refusing is a bank that refuses questions.
+type refusing struct{ *bank }
+
+func (refusing) Lookup(context.Context, *order.Order) (order.Charge, error) {
+	return order.Charge{}, &order.PaymentRejectedError{Code: "resource_missing"}
+}
+
+func TestAQuestionThatIsRefusedIsNoDecline(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	w.bank.behave = lost(order.ChargeCaptured)
+	if err := begin(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	worker, err := order.NewWorker(order.WorkerOptions{Store: w.store, Stepper: w.stepper, Payments: refusing{w.bank}, Merchant: w.postbox, Now: w.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := worker.Work(t.Context(), w.only()); err != nil {
+		t.Fatal(err)
+	}
+	if o := w.only(); o.Status != order.Charging || !o.Parked() {
+		t.Errorf("it is %s, parked %v", o.Status, o.Parked())
+	}
+	if err := w.books(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEveryRefundIsToldThoughTheNextIsAskedForAlready(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	refund := func(amount int64) {
+		out, err := w.stepper.Do(t.Context(), order.Step{TenantID: "demo", OrderID: "o1", Event: order.EventRefundAsked, At: w.clock(), Actor: "ann", Amount: amount})
+		if err := errors.Join(err, out.Err); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(begin(t.Context(), w), w.worker.Work(t.Context(), w.only()), asked(order.EventShipped)(t.Context(), w)); err != nil {
+		t.Fatal(err)
+	}
+	refund(100)
+	if err := w.worker.Work(t.Context(), w.only()); err != nil {
+		t.Fatal(err)
+	}
+	refund(200)
+	for range 2 { // the first refund is told after the second was asked for
+		for _, m := range w.store.told {
+			var told order.Told
+			if m.Lane == order.LaneBus && json.Unmarshal(m.Data, &told) == nil && told.Event == order.EventRefunded {
+				if err := w.worker.Tell(t.Context(), order.Status(strings.TrimPrefix(m.Subject, "orders.")), told); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := w.worker.Work(t.Context(), w.only()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := w.postbox.count("order.refunded"); n != 2 {
+		t.Errorf("the merchant was told of %d refunds of 2", n)
+	}
+}
+
+func TestTheMerchantIsNotToldToShipWhatIsCancelled(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	if err := begin(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	stale := w.only()
+	if err := errors.Join(asked(order.EventCancelAsked)(t.Context(), w), w.worker.Work(t.Context(), w.only()), w.worker.Work(t.Context(), stale)); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.postbox.count("order.paid"); n != 0 || w.postbox.count("order.cancelled") != 1 {
+		t.Errorf("told: %v", w.postbox.told)
+	}
+}
+
+func TestAnOrderWhoseChargeWasNeverSentExpiresWithoutTheProvider(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	w.bank.before = func(call string) error {
+		w.bank.down = true // between the question and the call
+		return nil
+	}
+	if err := begin(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	if o := w.only(); o.Status != order.Placed || o.Version != 3 || !o.NextAttempt.After(w.clock()) {
+		t.Fatalf("it is %s at version %d, next attempt %v", o.Status, o.Version, o.NextAttempt)
+	}
+	w.pass(time.Hour)
+	if err := w.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if o := w.only(); o.Status != order.Expired {
+		t.Errorf("after its deadline it is %s", o.Status)
+	}
+	if err := w.books(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMoneyThatWentBackByHandEndsAParkedOrder(t *testing.T) {
+	w := newWorld(begun(t))
+	defer w.stepper.Close()
+	if err := errors.Join(begin(t.Context(), w), asked(order.EventCancelAsked)(t.Context(), w)); err != nil {
+		t.Fatal(err)
+	}
+	step := order.Step{TenantID: "demo", OrderID: "o1", Event: order.EventSettledByHand, At: w.clock(), Actor: "ops", Reason: "bank transfer"}
+	var refused *order.NotAllowedError
+	if out, err := w.stepper.Do(t.Context(), step); err != nil || !errors.As(out.Err, &refused) {
+		t.Errorf("while it is worked on: %v, %v", out.Err, err)
+	}
+	w.bank.refunds["other"] = 1500 // so that the whole can not be given back
+	settleWorld(t, w)
+	if o := w.only(); !o.Parked() {
+		t.Fatalf("it is %s", o.Status)
+	}
+	if out, err := w.stepper.Do(t.Context(), step); err != nil || out.Err != nil || out.Order.Status != order.Refunded || out.Order.Refunded != 2000 {
+		t.Errorf("it is %s, refunded %d: %v, %v", out.Order.Status, out.Order.Refunded, out.Err, err)
+	}
+	if s := w.store.stock["a"]; s.Reserved != 0 {
+		t.Errorf("stock %+v", s)
 	}
 }
 

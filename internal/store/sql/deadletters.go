@@ -37,8 +37,9 @@ WHERE tenant_id = $3 AND id = $4`
 
 	countLetters = `SELECT kind, count(*) FROM dead_letters GROUP BY kind`
 
+	// A parked order waits for a person however long that takes.
 	dropLetters = `DELETE FROM dead_letters WHERE (tenant_id, id) IN
-(SELECT tenant_id, id FROM dead_letters WHERE received_ns < $1 ORDER BY received_ns LIMIT $2)`
+(SELECT tenant_id, id FROM dead_letters WHERE received_ns < $1 AND kind <> 'order' ORDER BY received_ns LIMIT $2)`
 )
 
 // maxListBytes bounds the payloads of one page; the cursor goes on from there. A

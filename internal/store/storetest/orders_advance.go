@@ -57,7 +57,11 @@ func walkStep(o *order.Order, name string) *order.Step {
 	case order.EventChargeResolved:
 		s.Amount = o.Captured - o.Refunded
 	case order.EventAttemptFailed:
-		s.Reason, s.RetryAt = "the provider did not answer", s.At.Add(time.Minute)
+		s.Reason, s.RetryAt, s.Park = "the provider did not answer", s.At.Add(time.Minute), rest == "park"
+	case order.EventChargeWithdrawn:
+		s.RetryAt = s.At.Add(time.Minute)
+	case order.EventSettledByHand:
+		s.Actor, s.Reason = "alice", "bank transfer"
 	case order.EventShipped:
 		s.Shipment = &order.Shipment{Carrier: "Post", TrackingNumber: "1", TrackingURL: "https://example.com/1"}
 	case order.EventRefundAsked:
@@ -85,6 +89,9 @@ var courses = []struct {
 	{[]string{"charge_intended", "attempt_failed", "cancel_asked", "declined"}, order.Cancelled, 0, 0},
 	{[]string{"charge_intended", "deadline_passed", "attempt_failed", "captured", "charge_resolved"}, order.Expired, 0, 0},
 	{[]string{"charge_intended", "cancel_asked", "charge_resolved"}, order.Cancelled, 0, 0},
+	{[]string{"charge_intended", "charge_withdrawn", "deadline_passed"}, order.Expired, 0, 0},
+	{[]string{"charge_intended", "cancel_asked", "captured", "attempt_failed:park", "settled_by_hand"}, order.Cancelled, 0, 0},
+	{[]string{"charge_intended", "captured", "sent", "cancel_asked", "attempt_failed:park", "settled_by_hand"}, order.Refunded, 0, 0},
 	{[]string{"charge_intended", "captured", "attempt_failed", "sent", "shipment_reported", "delivered"}, order.Completed, 0, 2},
 	{[]string{"charge_intended", "captured", "shipment_reported", "completion_due"}, order.Completed, 0, 2},
 	{[]string{"charge_intended", "captured", "cancel_asked", "attempt_failed", "refunded"}, order.Refunded, 0, 0},
