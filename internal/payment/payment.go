@@ -74,28 +74,39 @@ type RefundRequest struct {
 	Reason   string
 }
 
-// Refund is a refund that took place.
+// Refund is a refund that the provider has accepted: the money went back or is on
+// its way. The buyer's bank can still send it back to us, days later: then a
+// Notice says RefundFailed.
 type Refund struct {
 	Ref    string
 	Amount int64
 }
 
 // Provider moves money. It is safe for concurrent use. Every method needs a
-// context with a deadline. Errors: a *RejectedError means that the provider
-// refuses the request as it is, now and always; ErrUnavailable that nothing was
-// sent (the breaker is open, or no place was free); anything else that the
-// outcome is not known: look it up.
+// context with a deadline. Errors: what a *RejectedError means depends on the
+// method, see there; ErrUnavailable means that nothing was sent (the breaker is
+// open, or no place was free); anything else that the outcome is not known: look
+// it up.
+//
+// A request without a Ref that Charge refuses before it sends anything cannot have
+// made a charge: Lookup answers StateNone to it and Void StateVoided.
 type Provider interface {
-	// Charge captures. A decline is no error: it is StateDeclined.
+	// Charge captures. A decline is no error: it is StateDeclined. A *RejectedError
+	// means that nothing was captured for this key and nothing can be: it is as good
+	// as a decline. Everything else that is refused on the way, such as a key that was
+	// used for another request, is an error that leaves the outcome open.
 	Charge(ctx context.Context, r Request) (Charge, error)
-	// Lookup says where the charge stands, without changing anything.
+	// Lookup says where the charge stands, without changing anything. A
+	// *RejectedError means that this question is refused for good. It says nothing of
+	// the charge, which may well be captured: a person must look.
 	Lookup(ctx context.Context, r Request) (Charge, error)
 	// Void makes sure that the charge is never captured. It answers StateVoided or
 	// StateDeclined, or StateCaptured when it came too late: refund it then. It
 	// answers StatePending when the provider is in the middle of the capture: ask
-	// again.
+	// again. A *RejectedError is as with Lookup: the charge may be captured.
 	Void(ctx context.Context, r Request) (Charge, error)
-	// Refund sends money back, once for each key.
+	// Refund sends money back, once for each key. A *RejectedError means that this
+	// refund is refused for good: a person must look.
 	Refund(ctx context.Context, r RefundRequest) (Refund, error)
 }
 
@@ -103,11 +114,28 @@ type Provider interface {
 // answer of the call that caused it, late, twice or never. StatePending in a
 // notice says that something happened that is not final: look the charge up.
 type Notice struct {
-	TenantID, OrderID, Key string
-	Charge                 Charge
+	TenantID, OrderID string
+	// Key is the charge's, or with RefundFailed the refund's.
+	Key    string
+	Charge Charge
+	// RefundFailed is set when a refund that was accepted has failed after all. The
+	// Charge is StatePending then.
+	RefundFailed *FailedRefund
 }
 
-// RejectedError says that the provider refuses a request for what is in it.
+// FailedRefund is a refund that the provider could not finish: the money is ours
+// again, and a person must pay the buyer back by another way.
+type FailedRefund struct {
+	// Ref is the provider's id of the refund, as Refund gave it.
+	Ref      string
+	Amount   int64 // minor units
+	Currency string
+	// Reason is a stable code such as "lost_or_stolen_card".
+	Reason string
+}
+
+// RejectedError says that the provider refuses a request for what is in it. What
+// follows from it for the charge depends on the method of Provider.
 type RejectedError struct {
 	// Code is the provider's stable code.
 	Code   string

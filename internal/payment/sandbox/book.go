@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -117,13 +118,13 @@ func (e *entry) charge() payment.Charge {
 	return c
 }
 
-// differs says that the key was used for another request.
+// differs says that the key was used for another request. It is no RejectedError:
+// there is a charge with this key, which may be captured.
 func (e *entry) differs(r payment.Request) error {
 	if e.order == r.OrderID && e.token == r.Token && e.amount == r.Amount && e.currency == r.Currency {
 		return nil
 	}
-	return &payment.RejectedError{Code: "idempotency_mismatch",
-		Detail: "the key was used for a charge with another order, token, amount or currency"}
+	return errors.New("sandbox: idempotency_mismatch: the key was used for a charge with another order, token, amount or currency: look that charge up")
 }
 
 // Charge is a charge as the ledger has it, for reconciliation.

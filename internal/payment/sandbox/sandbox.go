@@ -158,10 +158,14 @@ func (s *Sandbox) Refund(ctx context.Context, r payment.RefundRequest) (payment.
 	return a.refund, err
 }
 
+// ErrBadCursor means that a cursor is not one that a page gave.
+var ErrBadCursor = errors.New("sandbox: the cursor is not one that a page gave")
+
 // Charges lists the ledger in the order in which charges began, for
 // reconciliation. The tenant "" stands for all. An empty cursor begins at the
 // start; next is the cursor of the next page, empty at the end. A page may hold
-// less than limit and not be the last. The limit is 1 to MaxPage.
+// less than limit and not be the last. The limit is 1 to MaxPage. ErrBadCursor if
+// the cursor is not one that a page gave.
 func (s *Sandbox) Charges(ctx context.Context, tenantID, cursor string, limit int) (page []Charge, next string, err error) {
 	if limit < 1 || limit > MaxPage {
 		return nil, "", fmt.Errorf("sandbox: the limit must be 1 to %d, it is %d", MaxPage, limit)
@@ -169,7 +173,7 @@ func (s *Sandbox) Charges(ctx context.Context, tenantID, cursor string, limit in
 	from := 0
 	if cursor != "" {
 		if from, err = strconv.Atoi(cursor); err != nil || from < 0 {
-			return nil, "", fmt.Errorf("sandbox: the cursor %.30q is not one that a page gave", cursor)
+			return nil, "", fmt.Errorf("%w: %.30q", ErrBadCursor, cursor)
 		}
 	}
 	a, err := s.queue.Do(ctx, question{kind: askList, tenant: tenantID, from: from, limit: limit}, 1)
@@ -178,6 +182,12 @@ func (s *Sandbox) Charges(ctx context.Context, tenantID, cursor string, limit in
 
 func (s *Sandbox) askOf(ctx context.Context, k kind, r payment.Request) (answer, error) {
 	if err := r.Validate(); err != nil {
+		switch {
+		case k == askLookup && r.Ref == "":
+			return answer{charge: payment.Charge{State: payment.StateNone}}, nil
+		case k == askVoid && r.Ref == "":
+			return answer{charge: payment.Charge{State: payment.StateVoided}}, nil
+		}
 		return answer{}, err
 	}
 	if r.Token == TokenDown {

@@ -32,11 +32,13 @@ type fakeStripe struct {
 	intents map[string]*fakeIntent
 	order   []*fakeIntent
 	refunds []*fakeRefund
-	keys    map[string]*fakeAnswer
-	hung    map[string]bool
-	log     []string                                                 // method and path of each request
-	hook    func(w http.ResponseWriter, r *http.Request) (done bool) // before anything else, without the lock
-	break5  map[string]int                                           // paths whose next executions end in a saved 500
+	// refundStatus is what new refunds are in.
+	refundStatus string
+	keys         map[string]*fakeAnswer
+	hung         map[string]bool
+	log          []string                                                 // method and path of each request
+	hook         func(w http.ResponseWriter, r *http.Request) (done bool) // before anything else, without the lock
+	break5       map[string]int                                           // paths whose next executions end in a saved 500
 }
 
 type fakeIntent struct {
@@ -61,7 +63,7 @@ type fakeAnswer struct {
 }
 
 func newFake(t testing.TB) *fakeStripe {
-	f := &fakeStripe{intents: map[string]*fakeIntent{}, keys: map[string]*fakeAnswer{}, hung: map[string]bool{}, break5: map[string]int{}}
+	f := &fakeStripe{refundStatus: "succeeded", intents: map[string]*fakeIntent{}, keys: map[string]*fakeAnswer{}, hung: map[string]bool{}, break5: map[string]int{}}
 	f.server = httptest.NewServer(http.HandlerFunc(f.serve))
 	t.Cleanup(f.server.Close)
 	return f
@@ -256,7 +258,7 @@ func (f *fakeStripe) executeRefund(r *http.Request) (int, []byte, bool) {
 	case amount > i.Amount-f.refundedOf(id):
 		return 400, failure("invalid_request_error", "", "Refund amount is greater than unrefunded amount on charge", "param", "amount"), false
 	}
-	refund := &fakeRefund{ID: fmt.Sprint("re_", len(f.refunds)+1), Intent: id, Status: "succeeded", Amount: amount, Metadata: metadataOf(r)}
+	refund := &fakeRefund{ID: fmt.Sprint("re_", len(f.refunds)+1), Intent: id, Status: f.refundStatus, Amount: amount, Metadata: metadataOf(r)}
 	f.refunds = append(f.refunds, refund)
 	return 200, renderRefund(refund, i), false
 }

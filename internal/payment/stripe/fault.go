@@ -28,6 +28,9 @@ type fault struct {
 	cause       error // of a failure without an answer
 }
 
+// creating is what a fault was doing that may mean that there is no intent.
+const creating = "create the payment intent"
+
 // faultOf returns nil for nil, and a *fault otherwise.
 func faultOf(doing string, err error) error {
 	if err == nil {
@@ -53,11 +56,50 @@ func faultOf(doing string, err error) error {
 	return f
 }
 
+// faultIn returns the fault in err; if there is none, one of which nothing is true.
+func faultIn(err error) *fault {
+	var f *fault
+	if errors.As(err, &f) {
+		return f
+	}
+	return &fault{}
+}
+
+// mismatchError says that an intent is not that of the charge in question.
+type mismatchError struct{ intent string }
+
+func (e *mismatchError) Error() string {
+	return "stripe: the payment intent " + e.intent + " belongs to a charge with another key, tenant, amount or currency: look at both charges there"
+}
+
+// refusal returns an error as the port has it where a *payment.RejectedError says
+// nothing of the charge, that is everywhere but in Charge.
+func refusal(err error) error {
+	var mismatch *mismatchError
+	f := faultIn(err)
+	switch {
+	case errors.As(err, &mismatch):
+		return &payment.RejectedError{Code: "idempotency_mismatch", Detail: mismatch.Error()}
+	case f.mismatched():
+		return &payment.RejectedError{Code: "idempotency_mismatch", Detail: f.Error()}
+	case f.refused():
+		return &payment.RejectedError{Code: f.reason(), Detail: f.Error()}
+	}
+	return err
+}
+
 func (f *fault) Error() string {
 	if f.cause != nil {
-		return fmt.Sprintf("stripe: %s: %v", f.doing, f.cause)
+		return fmt.Sprintf("stripe: could not %s: %v", f.doing, f.cause)
 	}
-	return fmt.Sprintf("stripe: %s: %s", f.doing, f.detail())
+	text := fmt.Sprintf("stripe: could not %s: %s", f.doing, f.detail())
+	switch {
+	case f.mismatched():
+		text += ": the key was used for another request before, whose outcome is not known here: look at the charge there"
+	case f.status == http.StatusNotFound && f.doing != creating:
+		text += ": was it made with another account, or in the other mode of test and live?"
+	}
+	return text
 }
 
 func (f *fault) Unwrap() error { return f.cause }
@@ -86,21 +128,14 @@ func (f *fault) refused() bool {
 	return f.status >= 400 && f.status < 500
 }
 
-// neverMade says, of a creation, that there is no intent and will be none.
+// neverMade says that a creation was refused: this key has made no intent in the
+// day that Stripe keeps it, and makes none.
 func (f *fault) neverMade() bool {
-	return f.refused() && f.kind != sdk.ErrorTypeIdempotency && f.doing == "create the payment intent"
+	return f.doing == creating && f.refused() && !f.mismatched()
 }
 
-// port returns the fault as the port has it.
-func (f *fault) port() error {
-	switch {
-	case !f.refused():
-		return f
-	case f.kind == sdk.ErrorTypeIdempotency:
-		return &payment.RejectedError{Code: "idempotency_mismatch", Detail: "the key was used for another request: " + f.detail()}
-	}
-	return &payment.RejectedError{Code: f.reason(), Detail: "could not " + f.doing + ": " + f.detail()}
-}
+// mismatched says that there was an earlier request with the same key.
+func (f *fault) mismatched() bool { return f.kind == sdk.ErrorTypeIdempotency }
 
 func (f *fault) reason() string { return reason(f.declineCode, f.code, string(f.kind)) }
 

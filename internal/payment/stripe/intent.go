@@ -30,40 +30,40 @@ func metadata(tenant, order, key string) map[string]string {
 	return map[string]string{metaTenant: tenant, metaOrder: order, metaKey: key}
 }
 
-// intent returns the charge's intent as it is now, and whether it was made just
-// now.
-func (p *Provider) intent(ctx context.Context, r payment.Request) (intent *sdk.PaymentIntent, fresh bool, err error) {
+// intent returns the charge's intent as it is now.
+func (p *Provider) intent(ctx context.Context, r payment.Request) (*sdk.PaymentIntent, error) {
 	if r.Ref != "" {
-		intent, err = p.retrieve(ctx, r.Ref)
-	} else if intent, err = p.create(ctx, r); err == nil {
-		if !replayed(intent.LastResponse) {
-			return intent, true, nil
-		}
-		intent, err = p.retrieve(ctx, intent.ID) // a replay shows it as it was made
+		return p.retrieveOf(ctx, r, r.Ref)
 	}
-	if err != nil {
-		return nil, false, err
+	intent, err := p.create(ctx, r)
+	if err == nil && replayed(intent.LastResponse) {
+		return p.retrieveOf(ctx, r, intent.ID) // a replay shows it as it was made
 	}
-	if intent.Metadata[metaKey] != r.Key || intent.Metadata[metaTenant] != r.TenantID || intent.Amount != r.Amount ||
-		!strings.EqualFold(string(intent.Currency), r.Currency) {
-		return nil, false, &payment.RejectedError{Code: "idempotency_mismatch",
-			Detail: "the payment intent " + intent.ID + " belongs to a charge with another key, tenant, amount or currency"}
-	}
-	return intent, false, nil
+	return intent, err
 }
 
-// find is intent for who asks about the past: if the intent is new, an older one
-// is searched for, made under a key that Stripe has forgotten.
+// find is intent for who asks about the past: as long as nothing came of the
+// intent, or it could not even be made, an older one is searched for, made under a
+// key that Stripe has forgotten. That the intent was made by this very call does
+// not matter: the call before may have made it and then failed to search.
 func (p *Provider) find(ctx context.Context, r payment.Request) (*sdk.PaymentIntent, error) {
-	intent, fresh, err := p.intent(ctx, r)
-	if err != nil || !fresh {
+	intent, err := p.intent(ctx, r)
+	except := ""
+	switch {
+	case faultIn(err).neverMade(): // today
+	case err != nil || r.Ref != "" || intent.Status != sdk.PaymentIntentStatusRequiresConfirmation:
+		return intent, err
+	default:
+		except = intent.ID
+	}
+	older, searchErr := p.search(ctx, r.TenantID, r.Key, except)
+	switch {
+	case searchErr != nil:
+		return nil, searchErr
+	case older == "":
 		return intent, err
 	}
-	older, err := p.search(ctx, r.TenantID, r.Key, intent.ID)
-	if err != nil || older == "" {
-		return intent, err
-	}
-	return p.retrieve(ctx, older)
+	return p.retrieveOf(ctx, r, older)
 }
 
 // search returns the id of an intent with the charge's key other than except: the
@@ -105,7 +105,7 @@ func (p *Provider) create(ctx context.Context, r payment.Request) (*sdk.PaymentI
 		params.SetIdempotencyKey(key)
 		var err error
 		intent, err = p.client.V1PaymentIntents.Create(ctx, params)
-		return faultOf("create the payment intent", err)
+		return faultOf(creating, err)
 	})
 	return intent, err
 }
@@ -115,6 +115,19 @@ func (p *Provider) retrieve(ctx context.Context, id string) (*sdk.PaymentIntent,
 	params.AddExpand("latest_charge")
 	intent, err := p.client.V1PaymentIntents.Retrieve(ctx, id, params)
 	return intent, faultOf("retrieve the payment intent", err)
+}
+
+// retrieveOf is retrieve for an intent that must be that of the charge.
+func (p *Provider) retrieveOf(ctx context.Context, r payment.Request, id string) (*sdk.PaymentIntent, error) {
+	intent, err := p.retrieve(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if intent.Metadata[metaKey] != r.Key || intent.Metadata[metaTenant] != r.TenantID || intent.Amount != r.Amount ||
+		!strings.EqualFold(string(intent.Currency), r.Currency) {
+		return nil, &mismatchError{intent: intent.ID}
+	}
+	return intent, nil
 }
 
 // cancel cancels the intent, or returns it as it is if that is not possible any

@@ -111,6 +111,7 @@ func TestRequestsHaveTheShapeThatStripeDescribes(t *testing.T) {
 	if c, err := p.Charge(soon(t), r); err != nil || c.State != payment.StateNone {
 		t.Errorf("charge that needs the buyer: %+v, %v", c, err)
 	}
+	set("requires_confirmation")
 	if c, err := p.Lookup(soon(t), r); err != nil || c.State != payment.StateNone { // search
 		t.Errorf("lookup: %+v, %v", c, err)
 	}

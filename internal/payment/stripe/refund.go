@@ -1,6 +1,7 @@
 package stripe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,8 @@ import (
 // maxRefunds bounds how many refunds of one charge are looked through.
 const maxRefunds = 1000
 
-// Refund implements payment.Provider.
+// Refund implements payment.Provider. A refund that is pending is done as far as we
+// can do it; if it fails later, ParseWebhook tells.
 func (p *Provider) Refund(ctx context.Context, r payment.RefundRequest) (payment.Refund, error) {
 	if err := r.Validate(); err != nil {
 		return payment.Refund{}, err
@@ -26,23 +28,28 @@ func (p *Provider) Refund(ctx context.Context, r payment.RefundRequest) (payment
 		return payment.Refund{}, err
 	}
 	refund, err := p.refund(ctx, r)
-	var f *fault
-	if errors.As(err, &f) {
-		return payment.Refund{}, f.port()
-	}
 	if err != nil {
-		return payment.Refund{}, err
+		return payment.Refund{}, refusal(err)
 	}
 	switch refund.Status {
+	case sdk.RefundStatusSucceeded, sdk.RefundStatusPending:
 	case sdk.RefundStatusFailed, sdk.RefundStatusCanceled:
 		return payment.Refund{}, &payment.RejectedError{Code: "refund_failed",
-			Detail: fmt.Sprintf("the refund %s is %s (%s): pay the buyer back by another way", refund.ID, refund.Status, refund.FailureReason)}
+			Detail: fmt.Sprintf("the refund %s is %s (%s): pay the buyer back by another way", refund.ID, refund.Status, failureOf(refund))}
+	case sdk.RefundStatusRequiresAction:
+		return payment.Refund{}, &payment.RejectedError{Code: "refund_requires_action",
+			Detail: fmt.Sprintf("the refund %s waits for the buyer to say where the money is to go: see to it there, then try again", refund.ID)}
+	default:
+		return payment.Refund{}, fmt.Errorf("stripe: the refund %s is in the unknown state %q: look at it there", refund.ID, refund.Status)
 	}
 	if refund.Amount != r.Amount || !strings.EqualFold(string(refund.Currency), r.Currency) {
 		return payment.Refund{}, &payment.RejectedError{Code: "idempotency_mismatch", Detail: "the key was used for a refund of another amount or currency"}
 	}
 	return payment.Refund{Ref: refund.ID, Amount: refund.Amount}, nil
 }
+
+// failureOf says why a refund was not finished.
+func failureOf(r *sdk.Refund) string { return cmp.Or(string(r.FailureReason), string(r.Status)) }
 
 // refund returns the refund with this key if there is one, and makes it if not.
 func (p *Provider) refund(ctx context.Context, r payment.RefundRequest) (*sdk.Refund, error) {

@@ -9,9 +9,13 @@
 // still on its way can do anything.
 //
 // Stripe keeps idempotency keys for a day at least. Lookup and Void therefore
-// search for an older intent when the repeated request made a new one, and Refund
-// lists the intent's refunds before it makes one. Charge does not search: look a
-// charge up before repeating it after a day, and pass its Ref.
+// search for an older intent when the repeated request was refused or led to an
+// intent that was never confirmed, and Refund lists the intent's refunds before it
+// makes one. Charge does not search: look a charge up before repeating it after a
+// day, and pass its Ref.
+//
+// Charge rejects only if no intent was made, or declines after it has cancelled the
+// intent. Whatever else Stripe refuses leaves the outcome open.
 //
 // Stripe replays a 5xx answer like any other. A creation or confirmation that only
 // gets such a replay goes on under a second key, which is safe for the reason
@@ -115,17 +119,23 @@ func (p *Provider) Close() { p.http.CloseIdleConnections() }
 
 // Charge implements payment.Provider.
 func (p *Provider) Charge(ctx context.Context, r payment.Request) (payment.Charge, error) {
-	if err := check(ctx, r); err != nil {
+	if err := unsendable(r); err != nil {
 		return payment.Charge{}, err
 	}
-	intent, _, err := p.intent(ctx, r)
+	if err := payment.CheckDeadline(ctx); err != nil {
+		return payment.Charge{}, err
+	}
+	intent, err := p.intent(ctx, r)
 	if err != nil {
-		return unknownOr(err, func(f *fault) (payment.Charge, error) {
-			if f.kind == sdk.ErrorTypeCard { // nothing was made that could capture
-				return payment.Charge{State: payment.StateDeclined, Reason: f.reason()}, nil
-			}
-			return payment.Charge{}, f.port()
-		})
+		switch f := faultIn(err); {
+		case f.inUse():
+			return payment.Charge{State: payment.StatePending}, nil
+		case f.neverMade() && f.kind == sdk.ErrorTypeCard:
+			return payment.Charge{State: payment.StateDeclined, Reason: f.reason()}, nil
+		case f.neverMade():
+			return payment.Charge{}, refusal(err)
+		}
+		return payment.Charge{}, err
 	}
 	if intent.Status != sdk.PaymentIntentStatusRequiresConfirmation {
 		return p.settled(ctx, intent)
@@ -136,50 +146,68 @@ func (p *Provider) Charge(ctx context.Context, r payment.Request) (payment.Charg
 // Lookup implements payment.Provider. Stripe has no way to ask for an intent by
 // key that is up to date, so it may make one, which stays unconfirmed.
 func (p *Provider) Lookup(ctx context.Context, r payment.Request) (payment.Charge, error) {
-	if err := check(ctx, r); err != nil {
+	if err := unsendable(r); err != nil {
+		return neverSent(r, payment.StateNone, err)
+	}
+	if err := payment.CheckDeadline(ctx); err != nil {
 		return payment.Charge{}, err
 	}
 	intent, err := p.find(ctx, r)
 	if err != nil {
-		return unknownOr(err, func(f *fault) (payment.Charge, error) {
-			if f.neverMade() {
-				return payment.Charge{State: payment.StateNone}, nil
-			}
-			return payment.Charge{}, f.port()
-		})
+		if faultIn(err).neverMade() {
+			return payment.Charge{State: payment.StateNone}, nil
+		}
+		return pendingOr(err)
 	}
 	return standing(intent), nil
 }
 
 // Void implements payment.Provider.
 func (p *Provider) Void(ctx context.Context, r payment.Request) (payment.Charge, error) {
-	if err := check(ctx, r); err != nil {
+	if err := unsendable(r); err != nil {
+		return neverSent(r, payment.StateVoided, err)
+	}
+	if err := payment.CheckDeadline(ctx); err != nil {
 		return payment.Charge{}, err
 	}
 	intent, err := p.find(ctx, r)
 	if err != nil {
-		return unknownOr(err, func(f *fault) (payment.Charge, error) {
-			if f.neverMade() {
-				return payment.Charge{State: payment.StateDeclined, Reason: f.reason()}, nil
-			}
-			return payment.Charge{}, f.port()
-		})
+		if f := faultIn(err); f.neverMade() {
+			return payment.Charge{State: payment.StateDeclined, Reason: f.reason()}, nil
+		}
+		return pendingOr(err)
 	}
 	intent, err = p.cancel(ctx, intent.ID, voided)
 	if err != nil {
-		return unknownOr(err, func(f *fault) (payment.Charge, error) { return payment.Charge{}, f.port() })
+		return pendingOr(err)
 	}
 	return standing(intent), nil
 }
 
-func check(ctx context.Context, r payment.Request) error {
+// unsendable says why a charge is not even sent, as a *payment.RejectedError.
+func unsendable(r payment.Request) error {
 	if err := r.Validate(); err != nil {
 		return err
 	}
-	if err := checkCurrency(r.Currency); err != nil {
-		return err
+	return checkCurrency(r.Currency)
+}
+
+// neverSent answers a question about a charge that is not sent. If Stripe has given
+// it an id all the same, something is wrong that a person must look at.
+func neverSent(r payment.Request, state payment.State, why error) (payment.Charge, error) {
+	if r.Ref != "" {
+		return payment.Charge{}, why
 	}
-	return payment.CheckDeadline(ctx)
+	return payment.Charge{State: state}, nil
+}
+
+// pendingOr answers a question that was not answered: pending if Stripe is still at
+// the same request.
+func pendingOr(err error) (payment.Charge, error) {
+	if faultIn(err).inUse() {
+		return payment.Charge{State: payment.StatePending}, nil
+	}
+	return payment.Charge{}, refusal(err)
 }
 
 // checkCurrency refuses the currencies whose amounts Stripe counts in another
@@ -191,19 +219,6 @@ func checkCurrency(currency string) error {
 		return &payment.RejectedError{Code: "currency_unsupported", Detail: currency + " is not supported with Stripe: it counts its amounts in another unit than ISO 4217"}
 	}
 	return nil
-}
-
-// unknownOr answers pending if Stripe is still at the same request, and asks
-// otherwise what the fault means.
-func unknownOr(err error, otherwise func(*fault) (payment.Charge, error)) (payment.Charge, error) {
-	var f *fault
-	switch {
-	case !errors.As(err, &f):
-		return payment.Charge{}, err
-	case f.inUse():
-		return payment.Charge{State: payment.StatePending}, nil
-	}
-	return otherwise(f)
 }
 
 // confirm captures an intent that was not confirmed when it was last seen.
@@ -219,28 +234,25 @@ func (p *Provider) confirm(ctx context.Context, r payment.Request, id string) (p
 	if err == nil {
 		return p.settled(ctx, intent)
 	}
-	return unknownOr(err, func(f *fault) (payment.Charge, error) {
-		switch {
-		case f.kind == sdk.ErrorTypeCard:
-			return p.decline(ctx, id, f.reason())
-		case f.code == sdk.ErrorCodePaymentIntentUnexpectedState:
-			intent, err := p.retrieve(ctx, id)
-			if err != nil {
-				return payment.Charge{}, err
-			}
-			return p.settled(ctx, intent)
-		case f.refused():
-			// Nothing must be left that a later confirmation could capture.
-			intent, err := p.cancel(ctx, id, declined)
-			if err != nil {
-				return payment.Charge{}, err
-			}
-			if intent.Status == sdk.PaymentIntentStatusSucceeded {
-				return standing(intent), nil
-			}
+	switch f := faultIn(err); {
+	case f.inUse():
+		return payment.Charge{State: payment.StatePending}, nil
+	case f.kind == sdk.ErrorTypeCard:
+		return p.decline(ctx, id, f.reason())
+	case f.code == sdk.ErrorCodePaymentIntentUnexpectedState:
+		intent, err := p.retrieve(ctx, id)
+		if err != nil {
+			return payment.Charge{}, err
 		}
-		return payment.Charge{}, f.port()
-	})
+		return p.settled(ctx, intent)
+	case f.mismatched():
+		// The key confirmed another intent, which may be captured.
+		return payment.Charge{}, err
+	case f.refused():
+		// Nothing must be left that a later confirmation could capture.
+		return p.declineFor(ctx, id, f.reason())
+	}
+	return payment.Charge{}, err
 }
 
 // settled says what became of a charge that was confirmed. What cannot go on
@@ -250,17 +262,22 @@ func (p *Provider) settled(ctx context.Context, intent *sdk.PaymentIntent) (paym
 	case sdk.PaymentIntentStatusSucceeded, sdk.PaymentIntentStatusCanceled, sdk.PaymentIntentStatusProcessing:
 		return standing(intent), nil
 	case sdk.PaymentIntentStatusRequiresAction:
-		// Only the buyer could go on, and Stripe would forget why it ended.
-		if err := p.note(ctx, intent.ID, metaDeclined, "authentication_required"); err != nil {
-			return payment.Charge{}, err
-		}
-		return p.decline(ctx, intent.ID, "authentication_required")
+		return p.declineFor(ctx, intent.ID, "authentication_required") // only the buyer could go on
 	case sdk.PaymentIntentStatusRequiresPaymentMethod:
 		return p.decline(ctx, intent.ID, reasonOf(intent.LastPaymentError))
 	}
 	return payment.Charge{}, fmt.Errorf("stripe: the payment intent %s is in the state %q after it was confirmed: look it up", intent.ID, intent.Status)
 }
 
+// declineFor declines for a reason that Stripe itself does not keep.
+func (p *Provider) declineFor(ctx context.Context, id, reason string) (payment.Charge, error) {
+	if err := p.note(ctx, id, metaDeclined, reason); err != nil {
+		return payment.Charge{}, err
+	}
+	return p.decline(ctx, id, reason)
+}
+
+// decline cancels the intent: only then nothing can be captured any more.
 func (p *Provider) decline(ctx context.Context, id, reason string) (payment.Charge, error) {
 	intent, err := p.cancel(ctx, id, declined)
 	if err != nil {
