@@ -28,7 +28,8 @@ var (
 //
 // A failed attempt (payment_intent.payment_failed) comes as StatePending with the
 // reason: the charge is final only once its intent is cancelled, which Charge
-// does.
+// does. A refund that has failed or was cancelled after it was accepted comes as
+// RefundFailed, perhaps several times: Stripe has more than one event for it.
 func (p *Provider) ParseWebhook(payload []byte, header string) (notice payment.Notice, ok bool, err error) {
 	event, err := p.verified(payload, header)
 	if err != nil {
@@ -59,6 +60,21 @@ func (p *Provider) ParseWebhook(payload []byte, header string) (notice payment.N
 		notice, ok = noticeFor(charge.Metadata) // Stripe copies the intent's
 		notice.Charge = payment.Charge{State: payment.StateCaptured, Ref: charge.PaymentIntent.ID,
 			Captured: charge.AmountCaptured, Refunded: charge.AmountRefunded}
+	case sdk.EventTypeRefundFailed, sdk.EventTypeRefundUpdated, sdk.EventTypeChargeRefundUpdated:
+		var refund sdk.Refund
+		if err := json.Unmarshal(event.Data.Raw, &refund); err != nil {
+			return payment.Notice{}, false, fmt.Errorf("%w: event %s holds no refund", ErrPayload, event.ID)
+		}
+		if refund.Status != sdk.RefundStatusFailed && refund.Status != sdk.RefundStatusCanceled {
+			return payment.Notice{}, false, nil
+		}
+		notice, ok = noticeFor(refund.Metadata)
+		notice.Charge.State = payment.StatePending
+		if refund.PaymentIntent != nil {
+			notice.Charge.Ref = refund.PaymentIntent.ID
+		}
+		notice.RefundFailed = &payment.FailedRefund{Ref: refund.ID, Amount: refund.Amount,
+			Currency: strings.ToUpper(string(refund.Currency)), Reason: failureOf(&refund)}
 	}
 	if !ok {
 		return payment.Notice{}, false, nil

@@ -32,6 +32,15 @@ func TestAWebhookBecomesANotice(t *testing.T) {
 	notice := func(c payment.Charge) *payment.Notice {
 		return &payment.Notice{TenantID: "demo", OrderID: "o1", Key: "k1", Charge: c}
 	}
+	failed := func(reason string) *payment.Notice {
+		n := notice(payment.Charge{State: payment.StatePending, Ref: "pi_1"})
+		n.Key, n.RefundFailed = "k1-r", &payment.FailedRefund{Ref: "re_1", Amount: 400, Currency: "EUR", Reason: reason}
+		return n
+	}
+	refund := func(rest string) string {
+		return `{"object":"refund","id":"re_1","payment_intent":"pi_1","amount":400,"currency":"eur",` + rest + `}`
+	}
+	const refundOfOurs = `,"metadata":{"tenant_id":"demo","order_id":"o1","key":"k1-r"}`
 	for _, c := range []struct {
 		name, kind, object string
 		want               *payment.Notice
@@ -51,6 +60,11 @@ func TestAWebhookBecomesANotice(t *testing.T) {
 		{"refunded", "charge.refunded",
 			`{"object":"charge","id":"ch_1","payment_intent":"pi_1","amount_captured":999,"amount_refunded":400,` + ours + `}`,
 			notice(payment.Charge{State: payment.StateCaptured, Ref: "pi_1", Captured: 999, Refunded: 400})},
+		{"a refund failed at the bank", "refund.failed", refund(`"status":"failed","failure_reason":"lost_or_stolen_card"` + refundOfOurs), failed("lost_or_stolen_card")},
+		{"a refund failed, as older endpoints are told", "charge.refund.updated", refund(`"status":"failed"` + refundOfOurs), failed("failed")},
+		{"a refund was cancelled", "refund.updated", refund(`"status":"canceled"` + refundOfOurs), failed("canceled")},
+		{"a refund went on", "refund.updated", refund(`"status":"succeeded"` + refundOfOurs), nil},
+		{"a refund that someone else made failed", "refund.failed", refund(`"status":"failed","metadata":{}`), nil},
 		{"an intent that someone else made", "payment_intent.succeeded",
 			`{"object":"payment_intent","id":"pi_1","status":"succeeded","metadata":{"order_id":"7"}}`, nil},
 		{"a charge without an intent", "charge.refunded", `{"object":"charge","id":"ch_1",` + ours + `}`, nil},
@@ -94,6 +108,7 @@ func TestAWebhookThatIsNotProvenIsRefused(t *testing.T) {
 		{"not an event", `{"object":"list"}`, signed(`{"object":"list"}`, "whsec_new", now), []string{"whsec_new"}, stripe.ErrPayload},
 		{"an event without data", `{"object":"event"}`, signed(`{"object":"event"}`, "whsec_new", now), []string{"whsec_new"}, nil},
 		{"an object of another form", event("charge.refunded", `"x"`), signed(event("charge.refunded", `[1]`), "whsec_new", now), []string{"whsec_new"}, stripe.ErrSignature},
+		{"a refund that cannot be read", event("refund.failed", `[1]`), signed(event("refund.failed", `[1]`), "whsec_new", now), []string{"whsec_new"}, stripe.ErrPayload},
 		{"an object that cannot be read", event("charge.refunded", `[1]`), signed(event("charge.refunded", `[1]`), "whsec_new", now), []string{"whsec_new"}, stripe.ErrPayload},
 	} {
 		t.Run(c.name, func(t *testing.T) {
