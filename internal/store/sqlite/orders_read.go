@@ -5,6 +5,7 @@ import (
 	stdsql "database/sql"
 	"database/sql/driver"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"strings"
@@ -79,6 +80,9 @@ func (o *orders) History(ctx context.Context, tenantID, id string) ([]order.Hist
 	return entries, nil
 }
 
+// errPageFull ends the reading of a page before its rows do.
+var errPageFull = errors.New("the page is full")
+
 // Orders returns one page. See order.Store.
 func (o *orders) Orders(ctx context.Context, q order.Query) (order.Page, error) {
 	if q.Limit < 1 {
@@ -93,16 +97,19 @@ func (o *orders) Orders(ctx context.Context, q order.Query) (order.Page, error) 
 	}
 	query, args := ordersQuery(q, before)
 	var page order.Page
+	bytes := 0
 	err := readRows(ctx, o.read, orderColumnCount, func(row []driver.Value) error {
-		if len(page.Orders) == q.Limit {
-			page.Next = orderCursor(q, page.Orders[q.Limit-1].ID)
-			return nil
+		if n := len(page.Orders); n == q.Limit || bytes >= maxPageBytes {
+			page.Next = orderCursor(q, page.Orders[n-1].ID)
+			return errPageFull
 		}
+		// As JSON, escapes included: about as long as in the answer.
+		bytes += len(textOf(row[9])) + len(textOf(row[10])) + len(textOf(row[11])) + len(textOf(row[18]))
 		found, err := decodeOrder(row)
 		page.Orders = append(page.Orders, found)
 		return err
 	}, query, args...)
-	if err != nil {
+	if err != nil && !errors.Is(err, errPageFull) {
 		return order.Page{}, fmt.Errorf("list orders: %w", err)
 	}
 	return page, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"millrace/internal/order"
@@ -13,6 +14,7 @@ func orderReadTests() []ordersTest {
 	return []ordersTest{
 		{"orders are listed newest first, by customer, status and both", listFilters},
 		{"pages follow each other without gap or repetition while orders come in", listPages},
+		{"a page of large orders ends early, and the next goes on", listLarge},
 		{"a cursor serves its own query only", listCursors},
 		{"tenants see their own orders only", listTenants},
 		{"an order that is not there is not found and has no history", readNothing},
@@ -95,6 +97,31 @@ func listPages(t *testing.T, h *OrdersHarness) {
 			}
 		}
 		same(t, fmt.Sprintf("the pages of %q, %q", q.CustomerID, q.Status), want, got)
+	}
+}
+
+func listLarge(t *testing.T, h *OrdersHarness) {
+	h.sell(t, 50, "mug")
+	var n placementCount
+	var want []string
+	for range 10 {
+		p := n.buy("mug:1")
+		p.Order.Details.Note = strings.Repeat(`"`, 1<<20) // twice that in JSON
+		want = append(want, h.placed(t, p).ID)
+	}
+	slices.Reverse(want)
+	q := order.Query{TenantID: shop, Limit: 1000}
+	var got []string
+	for _, n := range []int{4, 4, 2} {
+		page := h.list(t, q)
+		if len(page.Orders) != n {
+			t.Fatalf("a page of %d orders, want %d", len(page.Orders), n)
+		}
+		got, q.Cursor = append(got, idsOf(page.Orders)...), page.Next
+	}
+	same(t, "the pages", want, got)
+	if q.Cursor != "" {
+		t.Error("the last page has a cursor")
 	}
 }
 
