@@ -241,6 +241,24 @@ func TestEveryKindOfPaymentEndsWell(t *testing.T) {
 	}
 }
 
+func TestTheSandboxesBooksAreReadPageByPage(t *testing.T) {
+	s := start(t, testConfig(t))
+	s.sell("a", 10)
+	for _, key := range []string{"1", "2"} {
+		s.reaches(s.place("a", "tok_ok", key), "fulfilling")
+	}
+	var page struct {
+		Charges    []struct{ OrderID string }
+		NextCursor string
+	}
+	s.want(200, "GET", "/sandbox/charges?limit=1", "").into(t, &page)
+	if len(page.Charges) != 1 || page.NextCursor == "" {
+		t.Errorf("%+v", page)
+	}
+	s.want(200, "GET", "/sandbox/charges?limit=1&cursor="+page.NextCursor, "")
+	s.want(400, "GET", "/sandbox/charges?cursor=AAAA", "")
+}
+
 func TestRefundsAndCancelsGiveMoneyAndStockBack(t *testing.T) {
 	s := start(t, testConfig(t))
 	s.sell("a", 10)
@@ -266,6 +284,9 @@ func TestRefundsAndCancelsGiveMoneyAndStockBack(t *testing.T) {
 		}
 		return nil
 	})
+	if books := s.want(200, "GET", "/sandbox/charges", ""); !strings.Contains(string(books.body), `"refunds":[{"key":"`) {
+		t.Errorf("the refund is not in the books: %s", books.body)
+	}
 	if again := s.want(202, "POST", "/orders/"+shipped+"/refunds", part, "Idempotency-Key", "r1"); again.header.Get("Idempotent-Replayed") != "true" {
 		t.Errorf("the refund repeated: %s after %s", again.body, first.body)
 	}

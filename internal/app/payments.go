@@ -95,6 +95,9 @@ func (p *payments) Notice(ctx context.Context, payload []byte, signature string)
 // Charges implements httpapi.SandboxLedger.
 func (p *payments) Charges(ctx context.Context, tenantID, cursor string, limit int) ([]httpapi.SandboxCharge, string, error) {
 	charges, next, err := p.sandbox.Charges(ctx, tenantID, cursor, limit)
+	if errors.Is(err, sandbox.ErrBadCursor) {
+		return nil, "", httpapi.ErrBadCursor
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -102,6 +105,9 @@ func (p *payments) Charges(ctx context.Context, tenantID, cursor string, limit i
 	for i, c := range charges {
 		page[i] = httpapi.SandboxCharge{Key: c.Key, Ref: c.Ref, OrderID: c.OrderID, Amount: c.Amount, Currency: c.Currency, State: c.State,
 			Refunded: c.Refunded, Reason: c.Reason, At: c.At}
+		for _, r := range c.Refunds {
+			page[i].Refunds = append(page[i].Refunds, httpapi.SandboxRefund(r))
+		}
 	}
 	return page, next, nil
 }
