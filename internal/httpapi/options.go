@@ -84,8 +84,9 @@ type Options struct {
 
 	// MaxWaits and MaxWaitsPerTenant bound the requests that wait for an order to
 	// change (GET /orders/{id}/status?wait=); 5,000 and 2,000. MaxWaits is at least
-	// MaxWaitsPerTenant.
-	MaxWaits, MaxWaitsPerTenant int
+	// MaxWaitsPerTenant. MaxWaitsPerBuyer bounds those of one subject without
+	// orders:admin, so that it leaves the others of its tenant some; 50.
+	MaxWaits, MaxWaitsPerTenant, MaxWaitsPerBuyer int
 
 	// HeaderTimeout bounds the reading of a request's header; 10 s.
 	HeaderTimeout time.Duration
@@ -127,6 +128,7 @@ func (o *Options) setDefaults() {
 	o.MaxReads = max(o.MaxReads, o.MaxReadsPerTenant)
 	setDefault(&o.MaxWaits, 5000)
 	setDefault(&o.MaxWaitsPerTenant, 2000)
+	setDefault(&o.MaxWaitsPerBuyer, 50)
 	o.MaxWaits = max(o.MaxWaits, o.MaxWaitsPerTenant)
 	setDefault(&o.HeaderTimeout, 10*time.Second)
 	setDefault(&o.BodyTimeout, 20*time.Second)
@@ -174,7 +176,7 @@ func (o *Options) validate() error {
 	for name, n := range map[string]int64{
 		"MaxBodyBytes": int64(o.MaxBodyBytes), "MaxHeaderBytes": int64(o.MaxHeaderBytes), "MaxTails": int64(o.MaxTails),
 		"MaxReads": int64(o.MaxReads), "MaxReadsPerTenant": int64(o.MaxReadsPerTenant),
-		"MaxWaits": int64(o.MaxWaits), "MaxWaitsPerTenant": int64(o.MaxWaitsPerTenant), "HeaderTimeout": int64(o.HeaderTimeout), "BodyTimeout": int64(o.BodyTimeout),
+		"MaxWaits": int64(o.MaxWaits), "MaxWaitsPerTenant": int64(o.MaxWaitsPerTenant), "MaxWaitsPerBuyer": int64(o.MaxWaitsPerBuyer), "HeaderTimeout": int64(o.HeaderTimeout), "BodyTimeout": int64(o.BodyTimeout),
 		"WriteTimeout": int64(o.WriteTimeout), "IdleTimeout": int64(o.IdleTimeout), "QueryTimeout": int64(o.QueryTimeout),
 		"ProbeTimeout": int64(o.ProbeTimeout), "TailHeartbeat": int64(o.TailHeartbeat), "TailWriteTimeout": int64(o.TailWriteTimeout),
 		"DrainDelay": int64(o.DrainDelay) + 1, "DrainTimeout": int64(o.DrainTimeout),

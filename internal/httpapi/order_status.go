@@ -73,6 +73,13 @@ func (s *Server) statusOf(ctx context.Context, ex *exchange, p *auth.Principal, 
 		}
 		version = o.Version
 	}
+	if v.CustomerID != "" {
+		buyer := v.TenantID + "\x00" + v.CustomerID
+		if refused := s.buyers.enter(buyer); refused != nil {
+			return order.Order{}, refused
+		}
+		defer s.buyers.leave(buyer)
+	}
 	if refused := s.waits.enter(p.TenantID); refused != nil {
 		return order.Order{}, refused
 	}

@@ -166,6 +166,37 @@ func TestWaitsAreBoundedByTenantAndInAll(t *testing.T) {
 	}
 }
 
+func TestOneBuyerCannotTakeAllTheWaitsOfItsTenant(t *testing.T) {
+	f := newFixture(t, func(o *Options) { o.MaxWaitsPerBuyer = 2 })
+	f.orders.set(aStoredOrder())
+	as := func(who string) []string { return []string{"Authorization", "Bearer " + who} }
+	var answers []<-chan *httptest.ResponseRecorder
+	for range 2 {
+		answers = append(answers, f.ask(statusPath+"?wait=60s", as("buyer")...))
+		within(t, f.orders.waits)
+	}
+	p := wantProblem(t, f.call("GET", statusPath+"?wait=60s", "", as("buyer")...), 429, "too-many-waits")
+	if p.RetryAfter == 0 || !strings.Contains(p.Detail, "2 requests of yours wait") {
+		t.Errorf("%+v", p)
+	}
+	for range 3 { // the merchant waits for many buyers
+		answers = append(answers, f.ask(statusPath+"?wait=60s", as("merchant")...))
+		within(t, f.orders.waits)
+	}
+	f.orders.set(aStoredOrder())
+	for _, a := range answers {
+		if w := within(t, a); w.Code != 200 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
+	again := f.ask(statusPath+"?wait=60s", as("buyer")...) // the places are free again
+	within(t, f.orders.waits)
+	f.orders.set(aStoredOrder())
+	if w := within(t, again); w.Code != 200 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestWaitsEndWhenTheServerDrains(t *testing.T) {
 	f := newFixture(t)
 	f.orders.set(aStoredOrder())

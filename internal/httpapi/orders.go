@@ -85,7 +85,7 @@ type orderRefund struct {
 
 type orderPage struct {
 	Orders     []orderView `json:"orders" nullable:"false" doc:"Newest first."`
-	NextCursor string      `json:"nextCursor" doc:"Give it as cursor to get the next page; empty on the last."`
+	NextCursor string      `json:"nextCursor" doc:"Give it as cursor to get the next page; empty on the last. A page of large orders may hold less than limit and not be the last."`
 }
 
 type orderHistory struct {
@@ -99,8 +99,8 @@ type orderChange struct {
 	Event   string    `json:"event" doc:"What happened." example:"captured"`
 	From    string    `json:"from,omitempty" doc:"Absent when it was placed." example:"charging"`
 	To      string    `json:"to" example:"paid"`
-	Actor   string    `json:"actor" doc:"Who did it: a subject, or millrace itself." example:"millrace"`
-	Reason  string    `json:"reason,omitempty"`
+	Actor   string    `json:"actor" doc:"Who did it: a subject, or millrace itself. Without orders:admin merchant stands for all subjects but your own." example:"millrace"`
+	Reason  string    `json:"reason,omitempty" doc:"Why. That of attempt_failed needs orders:admin."`
 }
 
 func showAmount(amount int64, o *order.Order) money { return money{amount, o.Currency} }
@@ -257,16 +257,32 @@ func (s *Server) getOrderHistory(ctx context.Context, in *orderInput) (*orderSto
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	entries, err := s.o.Orders.History(ctx, viewerOf(principalFrom(ctx)), in.ID)
+	v := viewerOf(principalFrom(ctx))
+	entries, err := s.o.Orders.History(ctx, v, in.ID)
 	if err != nil {
 		return nil, err
 	}
 	out := &orderStoryOutput{Body: orderHistory{History: make([]orderChange, len(entries))}}
 	for i, e := range entries {
-		out.Body.History[i] = orderChange{Version: e.Version, At: e.At.UTC(), Event: string(e.Event), From: string(e.From), To: string(e.To),
-			Actor: e.Actor, Reason: e.Reason}
+		out.Body.History[i] = showChange(e, v.CustomerID)
 	}
 	return out, nil
+}
+
+// showChange shows one transition. A buyer, who is empty for the merchant, sees
+// neither who works for the merchant nor what went wrong behind the counter.
+func showChange(e order.HistoryEntry, buyer string) orderChange {
+	c := orderChange{Version: e.Version, At: e.At.UTC(), Event: string(e.Event), From: string(e.From), To: string(e.To), Actor: e.Actor, Reason: e.Reason}
+	if buyer == "" {
+		return c
+	}
+	if e.Actor != buyer && e.Actor != order.System {
+		c.Actor = "merchant"
+	}
+	if e.Event == order.EventAttemptFailed {
+		c.Reason = ""
+	}
+	return c
 }
 
 // Commands.

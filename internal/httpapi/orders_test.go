@@ -120,12 +120,20 @@ func TestTheHistoryOfAnOrderIsShown(t *testing.T) {
 	f.orders.set(aStoredOrder())
 	f.orders.history = []order.HistoryEntry{
 		{Version: 1, At: testNow, Event: order.EventPlaced, To: order.Placed, Actor: "customer-17"},
-		{Version: 2, At: testNow, Event: order.EventCancelAsked, From: order.Placed, To: order.Cancelled, Actor: "ops", Reason: "why"}}
-	w := f.call("GET", "/orders/"+testOrderID+"/history", "", "Authorization", "Bearer buyer")
-	const want = `{"history":[{"version":1,"at":"2026-11-22T08:30:00Z","event":"placed","to":"placed","actor":"customer-17"},` +
-		`{"version":2,"at":"2026-11-22T08:30:00Z","event":"cancel_asked","from":"placed","to":"cancelled","actor":"ops","reason":"why"}]}` + "\n"
-	if diff := cmp.Diff(want, w.Body.String()); diff != "" {
-		t.Error(diff)
+		{Version: 2, At: testNow, Event: order.EventAttemptFailed, From: order.Placed, To: order.Placed, Actor: order.System, Reason: "dial tcp 10.0.0.7: refused"},
+		{Version: 3, At: testNow, Event: order.EventCancelAsked, From: order.Placed, To: order.Cancelled, Actor: "ann@shop", Reason: "sold twice"}}
+	const first, second, third = `{"history":[{"version":1,"at":"2026-11-22T08:30:00Z","event":"placed","to":"placed","actor":"customer-17"},` +
+		`{"version":2,"at":"2026-11-22T08:30:00Z","event":"attempt_failed","from":"placed","to":"placed","actor":"millrace"`, `},` +
+		`{"version":3,"at":"2026-11-22T08:30:00Z","event":"cancel_asked","from":"placed","to":"cancelled","actor":"`, `","reason":"sold twice"}]}` + "\n"
+	for credential, want := range map[string]string{
+		"merchant": first + `,"reason":"dial tcp 10.0.0.7: refused"` + second + "ann@shop" + third,
+		// Neither who works for the merchant nor what goes wrong behind the counter.
+		"buyer": first + second + "merchant" + third,
+	} {
+		w := f.call("GET", "/orders/"+testOrderID+"/history", "", "Authorization", "Bearer "+credential)
+		if diff := cmp.Diff(want, w.Body.String()); diff != "" {
+			t.Errorf("%s: %s", credential, diff)
+		}
 	}
 }
 

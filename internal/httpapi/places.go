@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// places bounds how many of something are under way at once, by tenant and in
-// all. It is safe for concurrent use.
+// places bounds how many of something are under way at once, by tenant (or whoever
+// else has a share) and in all. It is safe for concurrent use.
 type places struct {
 	max, perTenant int
 	// What is refused: whose tenant has all it may, and when all are taken.
@@ -78,8 +78,20 @@ func newWaits(most, perTenant int) *places {
 	return newPlaces(most, perTenant, func() *problem {
 		return newProblem(slugTooManyWaits, fmt.Sprintf("%d requests of the tenant wait for an order to change, which is the most; "+
 			"ask without wait, every few seconds", perTenant)).after(retryUnavailable)
-	}, func() *problem {
+	}, waitsFull(most))
+}
+
+// newWaitsOfBuyers returns the places of one buyer's among them.
+func newWaitsOfBuyers(most, perBuyer int) *places {
+	return newPlaces(most, perBuyer, func() *problem {
+		return newProblem(slugTooManyWaits, fmt.Sprintf("%d requests of yours wait for an order to change, which is the most; "+
+			"ask without wait, every few seconds", perBuyer)).after(retryUnavailable)
+	}, waitsFull(most))
+}
+
+func waitsFull(most int) func() *problem {
+	return func() *problem {
 		return newProblem(slugTooManyWaits, fmt.Sprintf("%d requests wait for an order to change, which is the most; "+
 			"ask without wait, every few seconds", most)).after(retryUnavailable)
-	})
+	}
 }

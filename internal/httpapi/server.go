@@ -33,6 +33,7 @@ type Server struct {
 	tails     *places
 	reads     *places
 	waits     *places
+	buyers    *places // of waits, by buyer
 	readiness readiness
 	refusals  lineBudget
 	started   time.Time
@@ -55,6 +56,7 @@ func New(o Options) (*Server, error) {
 		tails:    newTails(o.MaxTails, o.MaxTailsPerTenant),
 		reads:    newReads(o.MaxReads, o.MaxReadsPerTenant),
 		waits:    newWaits(o.MaxWaits, o.MaxWaitsPerTenant),
+		buyers:   newWaitsOfBuyers(o.MaxWaits, o.MaxWaitsPerBuyer),
 		refusals: lineBudget{perSecond: 20},
 		started:  o.Now(),
 		drained:  make(chan struct{}),

@@ -174,21 +174,33 @@ func (p *Placer) failed(err error) error {
 	if errors.Is(err, ErrData) {
 		return &InvalidError{"body", "holds something that cannot be stored; send plain text"}
 	}
-	return unavailable(err, "Idempotency-Key")
+	if errors.Is(err, coalesce.ErrFull) {
+		return errQueueFull(err)
+	}
+	return unavailable(err, againWithKey)
 }
 
-// unavailable is what a caller is told when a shared write did not work out.
-func unavailable(err error, key string) error {
+// What to do to find out whether a request took effect, with a key and without:
+// commands without one may be repeated.
+const (
+	againWithKey = "send the same request again with the same Idempotency-Key to find out"
+	againAsItWas = "send the same request again: if it did, nothing more is done"
+)
+
+// unavailable is what a caller is told when a shared write did not work out. again
+// says how to find out whether it did.
+func unavailable(err error, again string) error {
 	var panicked *coalesce.PanicError
 	switch {
 	case errors.Is(err, coalesce.ErrFull):
-		return errQueueFull(err)
+		return &Unavailable{Reason: "overloaded", Detail: "more is waiting than can be written soon, and nothing was done; try again after retryAfter seconds",
+			RetryAfter: time.Second, Err: err}
 	case errors.Is(err, coalesce.ErrClosed):
 		return &Unavailable{Reason: "shutting-down", Detail: "this server is shutting down; send the request again", RetryAfter: time.Second, Err: err}
 	case errors.Is(err, coalesce.ErrWithdrawn):
 		return &Unavailable{Reason: "overloaded", Detail: "the request waited too long and nothing was done; try again after retryAfter seconds", RetryAfter: time.Second, Err: err}
 	case errors.Is(err, ErrUnknownOutcome), errors.Is(err, coalesce.ErrAbandoned), errors.As(err, &panicked):
-		return &Unavailable{Reason: "outcome-unknown", Detail: "whether this took effect is not known; send the same request again with the same " + key + " to find out",
+		return &Unavailable{Reason: "outcome-unknown", Detail: "whether this took effect is not known; " + again,
 			RetryAfter: time.Second, Unknown: true, Err: err}
 	}
 	return &Unavailable{Reason: "store-unavailable", Detail: "the database does not take writes now and nothing was done; try again after retryAfter seconds",

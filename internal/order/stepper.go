@@ -62,7 +62,11 @@ func (s *Stepper) Close() { s.caller.Close() }
 func (s *Stepper) Do(ctx context.Context, step Step) (Outcome, error) {
 	out, err := s.caller.Do(ctx, &step, 1)
 	if err != nil {
-		return Outcome{}, unavailable(err, "request")
+		again := againAsItWas
+		if step.Claim != nil {
+			again = againWithKey
+		}
+		return Outcome{}, unavailable(err, again)
 	}
 	return out, nil
 }

@@ -47,9 +47,13 @@ func (w *watches) wake(r Ref) {
 // may have changed the order.
 const pollInterval = time.Second
 
+// watchReadTimeout bounds each read of the order while someone waits for it.
+const watchReadTimeout = 5 * time.Second
+
 // WaitStatus returns the order once its version is not the given one (0: once its
 // status is terminal), when wait has passed, or when ctx ends: then it returns
-// the order as it stands. Errors as of Order.
+// the order as it stands. Errors as of Order; context.DeadlineExceeded if the store
+// does not answer.
 func (s *Service) WaitStatus(ctx context.Context, v Viewer, id string, version int64, wait time.Duration) (Order, error) {
 	s.o.Metrics.statusWaiters.Inc()
 	defer s.o.Metrics.statusWaiters.Dec()
@@ -60,7 +64,7 @@ func (s *Service) WaitStatus(ctx context.Context, v Viewer, id string, version i
 	for {
 		// Watched before it is read, so that no change falls between.
 		changed, done := s.o.Stepper.watches.add(Ref{v.TenantID, id})
-		o, err := s.Order(context.WithoutCancel(ctx), v, id)
+		o, err := s.readWatched(ctx, v, id)
 		if err != nil || wait <= 0 || version != 0 && o.Version != version || version == 0 && o.Status.Terminal() {
 			done()
 			return o, err
@@ -75,4 +79,12 @@ func (s *Service) WaitStatus(ctx context.Context, v Viewer, id string, version i
 		}
 		done()
 	}
+}
+
+// readWatched reads an order for someone who waits for it, also when the wait has
+// just ended with ctx.
+func (s *Service) readWatched(ctx context.Context, v Viewer, id string) (Order, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), watchReadTimeout)
+	defer cancel()
+	return s.Order(ctx, v, id)
 }
