@@ -270,6 +270,7 @@ func TestAWebhookEndpointShowsItsSecretOnce(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	wantProblem(t, f.call("PUT", "/webhook-endpoints/wh", body, "If-Match", `"v1"`), 412, "precondition-failed")
+	wantProblem(t, f.call("PUT", "/webhook-endpoints/new", body, "If-Match", `*`), 412, "precondition-failed")
 	wantProblem(t, f.call("PUT", "/webhook-endpoints/wh", body, "If-None-Match", `*`), 412, "precondition-failed")
 	wantProblem(t, f.call("GET", "/webhook-endpoints/wh", "", "Authorization", "Bearer other"), 404, "not-found")
 	f.endpoints.err = &fulfilment.InvalidError{Field: "url", Detail: "is a private address"}

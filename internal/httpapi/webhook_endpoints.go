@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -144,6 +145,9 @@ func (s *Server) putEndpoint(ctx context.Context, in *putEndpointInput) (*endpoi
 		version = -1
 	case pre.given && version == 0:
 		e, err := s.o.Endpoints.Endpoint(ctx, tenant, in.ID)
+		if errors.Is(err, fulfilment.ErrNotFound) {
+			return nil, newProblem(slugPreconditionFailed, "there is no such endpoint, and If-Match asks for one; leave If-Match out to create it")
+		}
 		if err != nil {
 			return nil, err
 		}
