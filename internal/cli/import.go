@@ -84,12 +84,14 @@ func (r *runner) importStockCommand() *cobra.Command {
 		Long: `Set or change what is on hand from a file; - stands for standard input. It works
 with a running server and without one. Each line is applied once for the import's
 id, so running it again after an interruption goes on where it stopped. The id is
-the SHA-256 of the file's content unless you name one. Lines that are wrong are
-told with number and reason, the others are applied; the exit code is 1 then.
+the SHA-256 of the file's content unless you name one: to apply the same file once
+more, such as the same delivery a week later, name the import with --import-id.
+Lines that are wrong are told with number and reason, the others are applied; the
+exit code is 1 then.
 
 To mend lines that were refused, change them in their places and run the file again
 with --import-id and the id of the first run: another content has another id, and
-would be applied as a whole.
+would be applied as a whole. A line that was applied must stay as it was.
 
 CSV has a header with sku and onHand (sets what is counted) or delta (changes it).
 NDJSON has on each line {"sku":"tee","onHand":100} or {"sku":"tee","delta":-2}.
@@ -261,6 +263,9 @@ func (r *runner) reportImport(run *importRun, err error) error {
 		return fmt.Errorf("the import stopped: %w; %s", err, again)
 	case bad > 0:
 		return errors.Join(printErr, fmt.Errorf("%s could not be imported%s; mend what is wrong in its place and %s", plural(int(bad), "line"), run.rejects.where(), again))
+	case run.kind.once && run.applied == 0 && run.repeated > 0:
+		_, err := fmt.Fprintf(r.stdio.Err, "every line was applied before under the import id %s, so nothing has changed; to apply the file once more, name the import otherwise with --import-id\n", run.id)
+		return errors.Join(printErr, err)
 	}
 	return printErr
 }

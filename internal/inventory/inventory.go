@@ -65,7 +65,7 @@ type Adjustment struct {
 }
 
 // ImportLine is one line of an import: it either sets what is on hand or changes
-// it by a delta, once for each (tenant, import, line).
+// it by a delta, once for each (tenant, import, line), however long ago that was.
 type ImportLine struct {
 	TenantID string
 	// ImportID names the import; Line is the line's number in it, from 1.
@@ -79,13 +79,22 @@ type ImportLine struct {
 	Actor         audit.Actor
 }
 
+// Content is what the line says, in short, such as "tee onHand 100": two lines with
+// one content do the same.
+func (l *ImportLine) Content() string {
+	if l.IsDelta {
+		return fmt.Sprintf("%s delta %d", l.SKU, l.Delta)
+	}
+	return fmt.Sprintf("%s onHand %d", l.SKU, l.OnHand)
+}
+
 // ImportResult is what became of one line.
 type ImportResult struct {
 	Level Level
 	// Repeated says that the line had been applied before.
 	Repeated bool
-	// Err is an *InvalidError, a *ReservedError or an *OverflowError; nil if the
-	// line was applied, now or before. A line with an error is as if it had not come.
+	// Err is an *InvalidError, a *ReservedError, an *OverflowError or a
+	// *ReusedLineError; nil if the line was applied, now or before. A line with an error is as if it had not come.
 	Err error
 }
 
@@ -149,6 +158,19 @@ type ReservedError struct {
 
 func (e *ReservedError) Error() string {
 	return fmt.Sprintf("%s: %d are reserved by orders, so %d on hand is too few: cancel orders first", e.SKU, e.Reserved, e.OnHand)
+}
+
+// ReusedLineError says that another line was applied under the same number of the
+// same import.
+type ReusedLineError struct {
+	ImportID string
+	Line     int64
+	// Applied is the Content of the line that was applied.
+	Applied string
+}
+
+func (e *ReusedLineError) Error() string {
+	return fmt.Sprintf("line %d of the import %q was applied before as %q and is another now: put it back, or import what is new under another id", e.Line, e.ImportID, e.Applied)
 }
 
 // OverflowError says that a change would leave more on hand than MaxQuantity.

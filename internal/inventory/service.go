@@ -77,8 +77,9 @@ func (s *Service) Adjust(ctx context.Context, a Adjustment) (level Level, replay
 // Import applies lines, all that can be in one durable transaction, each once
 // for its (tenant, import, line). Results are in the order of lines; one that
 // fails leaves the others, and is tried again when it comes again. Its error is
-// an *InvalidError, a *ReservedError or an *OverflowError. The last value is the
-// error of the whole: nothing was applied. A line without a time is of now.
+// an *InvalidError, a *ReservedError, an *OverflowError or a *ReusedLineError. The
+// last value is the error of the whole: nothing was applied. A line without a time
+// is of now.
 func (s *Service) Import(ctx context.Context, lines []ImportLine) ([]ImportResult, error) {
 	if len(lines) > MaxImportLines {
 		return nil, &InvalidError{Field: "lines", Detail: fmt.Sprintf("there are %d lines; send at most %d at once", len(lines), MaxImportLines)}

@@ -39,10 +39,10 @@ var (
 SET on_hand = excluded.on_hand, version = excluded.version, updated_ns = excluded.updated_ns
 WHERE stock.version = excluded.version - 1`}
 
-	getImportLines = manyRows{head: `SELECT tenant_id, import_id, line FROM stock_import_lines WHERE (tenant_id, import_id, line) IN (VALUES `,
+	getImportLines = manyRows{head: `SELECT tenant_id, import_id, line, content FROM stock_import_lines WHERE (tenant_id, import_id, line) IN (VALUES `,
 		width: 3, number: 3, tail: `)`}
 
-	addImportLines = manyRows{head: `INSERT INTO stock_import_lines (tenant_id, import_id, line, applied_ns) VALUES `, width: 4,
+	addImportLines = manyRows{head: `INSERT INTO stock_import_lines (tenant_id, import_id, line, content, applied_ns) VALUES `, width: 5,
 		tail: ` ON CONFLICT (tenant_id, import_id, line) DO NOTHING`}
 )
 

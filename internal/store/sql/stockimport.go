@@ -66,8 +66,11 @@ func (c *importChunk) apply(ctx context.Context, p *prepared) error {
 		if !ok {
 			level = inventory.Level{TenantID: l.TenantID, SKU: l.SKU}
 		}
-		if before[keyOfLine(l)] {
-			c.results[i] = inventory.ImportResult{Level: level, Repeated: true}
+		if content, applied := before[keyOfLine(l)]; applied {
+			c.results[i] = inventory.ImportResult{Level: level, Repeated: content == l.Content()}
+			if !c.results[i].Repeated {
+				c.results[i].Err = &inventory.ReusedLineError{ImportID: l.ImportID, Line: l.Line, Applied: content}
+			}
 			continue
 		}
 		if c.results[i], err = c.one(l, level); err != nil {
@@ -88,17 +91,19 @@ func (c *importChunk) apply(ctx context.Context, p *prepared) error {
 	return p.insertAudit(ctx, c.entries)
 }
 
-// repeated returns the lines that were applied before.
-func (c *importChunk) repeated(ctx context.Context, p *prepared) (map[lineKey]bool, error) {
+// repeated returns what the lines said that were applied before under the same
+// numbers.
+func (c *importChunk) repeated(ctx context.Context, p *prepared) (map[lineKey]string, error) {
 	args := make([]any, 0, 3*len(c.lines))
 	for i := range c.lines {
 		args = append(args, c.lines[i].TenantID, c.lines[i].ImportID, c.lines[i].Line)
 	}
-	found := map[lineKey]bool{}
+	found := map[lineKey]string{}
 	return found, p.each(ctx, getImportLines, args, func(row interface{ Scan(...any) error }) error {
 		var k lineKey
-		err := row.Scan(&k.tenantID, &k.importID, &k.line)
-		found[k] = true
+		var content string
+		err := row.Scan(&k.tenantID, &k.importID, &k.line, &content)
+		found[k] = content
 		return err
 	})
 }
@@ -127,7 +132,7 @@ func (c *importChunk) one(l *inventory.ImportLine, before inventory.Level) (inve
 	if err := inventory.CheckOnHand(l.SKU, after.OnHand, before.Reserved); err != nil {
 		return inventory.ImportResult{Level: before, Err: err}, nil
 	}
-	c.applied = append(c.applied, l.TenantID, l.ImportID, l.Line, nanos(l.Now))
+	c.applied = append(c.applied, l.TenantID, l.ImportID, l.Line, l.Content(), nanos(l.Now))
 	if before.Version > 0 && after.OnHand == before.OnHand {
 		return inventory.ImportResult{Level: before}, nil
 	}

@@ -53,6 +53,7 @@ func Inventory(t *testing.T, fresh func(t testing.TB) *InventoryHarness) {
 
 		{"an import sets and changes levels", importApplies},
 		{"an import that runs twice is applied once", importTwice},
+		{"a line of an import that was applied and is another now is refused", importChanged},
 		{"an import line that fails leaves the others and may come again", importErrors},
 		{"import lines of one SKU follow each other", importOneSKU},
 		{"an import of a thousand lines is applied as a whole", importMany},

@@ -80,9 +80,29 @@ func importTwice(t *testing.T, h *InventoryHarness) {
 	}
 	// Within one call.
 	twice := h.imports(t, deltaLine(5, "b", 1), deltaLine(5, "b", 1), deltaLine(5, "other", 1))
-	if twice[0].Repeated || !twice[1].Repeated || twice[1].Level.OnHand != 4 || !twice[2].Repeated || twice[2].Level.OnHand != 0 {
+	if twice[0].Repeated || !twice[1].Repeated || twice[1].Level.OnHand != 4 || twice[2].Repeated || twice[2].Err == nil || twice[2].Level.OnHand != 0 {
 		t.Errorf("one line number three times: %+v", twice)
 	}
+}
+
+func importChanged(t *testing.T, h *InventoryHarness) {
+	h.imports(t, line(1, "a", 5), deltaLine(2, "b", 3))
+	for name, changed := range map[string]inventory.ImportLine{
+		"another SKU": line(1, "c", 5), "another number": line(1, "a", 6), "a change instead": deltaLine(1, "a", 5),
+		"another change": deltaLine(2, "b", -3), "a number instead": line(2, "b", 3),
+	} {
+		applied := "a onHand 5"
+		if changed.Line == 2 {
+			applied = "b delta 3"
+		}
+		r := h.imports(t, changed, line(1, "a", 5))
+		if diff := cmp.Diff(error(&inventory.ReusedLineError{ImportID: "i1", Line: changed.Line, Applied: applied}), r[0].Err); diff != "" || r[0].Repeated || !r[1].Repeated || r[1].Err != nil {
+			t.Errorf("%s: %+v, error differs (-want +got):\n%s", name, r, diff)
+		}
+	}
+	h.wantNumbers(t, "a", 5, 0)
+	h.wantNumbers(t, "b", 3, 0)
+	h.wantAudited(t, "stock.import", 2)
 }
 
 func importErrors(t *testing.T, h *InventoryHarness) {

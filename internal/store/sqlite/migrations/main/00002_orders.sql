@@ -48,6 +48,7 @@ CREATE TABLE stock_import_lines (
     tenant_id  TEXT    NOT NULL,
     import_id  TEXT    NOT NULL,
     line       INTEGER NOT NULL,
+    content    TEXT    NOT NULL, -- what the line said, to tell it from another under its number
     applied_ns INTEGER NOT NULL,
     PRIMARY KEY (tenant_id, import_id, line)
 ) WITHOUT ROWID;
