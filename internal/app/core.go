@@ -41,6 +41,7 @@ type core struct {
 	issuer   *auth.Issuer
 	keys     *auth.Keys
 	shop     shop
+	clock    *cautiousClock
 	bus      bus.Bus   // nil without a server
 	demo     *demoShop // nil without it
 }
@@ -49,7 +50,7 @@ type core struct {
 // with errHeld when another process has it. The demo is nil unless a server has
 // one.
 func openCore(ctx context.Context, cfg *config.Config, logger *slog.Logger, registry prometheus.Registerer, demo *demoShop) (_ *core, err error) {
-	c := &core{cfg: cfg, logger: logger, registry: registry, demo: demo}
+	c := &core{cfg: cfg, logger: logger, registry: registry, demo: demo, clock: newCautiousClock(time.Now, logger)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())

@@ -25,7 +25,9 @@ func (c *core) retain(ctx context.Context) {
 	count, drop := time.NewTicker(countEvery), time.NewTicker(retainEvery)
 	defer count.Stop()
 	defer drop.Stop()
-	c.dropOld(ctx)
+	if !c.clockIsDoubtful(ctx) {
+		c.dropOld(ctx)
+	}
 	for {
 		c.countLetters(ctx, letters)
 		select {
@@ -36,6 +38,14 @@ func (c *core) retain(ctx context.Context) {
 		case <-count.C:
 		}
 	}
+}
+
+// clockIsDoubtful says whether at the start the clock is days ahead of everything
+// that is stored: it may not have been set yet. Then the first removal waits for
+// the next round.
+func (c *core) clockIsDoubtful(ctx context.Context) bool {
+	last, err := c.db.Events().LastReceived(ctx)
+	return err != nil || !last.IsZero() && c.clock.Now().Sub(last) > 48*time.Hour
 }
 
 func (c *core) countLetters(ctx context.Context, gauge *prometheus.GaugeVec) {
@@ -56,7 +66,7 @@ func (c *core) dropOld(ctx context.Context) {
 	// Dropping a day waits for who reads it.
 	ctx, cancel := context.WithTimeout(ctx, retainEvery/2)
 	defer cancel()
-	today := time.Now().UTC().Truncate(24 * time.Hour)
+	today := c.clock.Now().UTC().Truncate(24 * time.Hour)
 	if days := c.cfg.Events.RetentionDays; days > 0 {
 		dropped, err := c.db.Events().DropBefore(ctx, today.AddDate(0, 0, -days))
 		for _, day := range dropped {

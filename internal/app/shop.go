@@ -42,7 +42,7 @@ func (c *core) openShop(context.Context) (err error) {
 	s.metrics = order.NewMetrics(c.registry)
 	s.placer, err = order.NewPlacer(order.PlacerOptions{
 		Store: store, Policy: orderPolicy(o), PaymentDeadline: o.PaymentDeadline, KeyTTL: o.KeyTTL,
-		MaxBatch: o.MaxBatch, MaxQueued: o.QueueMax, Logger: c.logger, Metrics: s.metrics,
+		MaxBatch: o.MaxBatch, MaxQueued: o.QueueMax, Expiry: c.clock.Now, Logger: c.logger, Metrics: s.metrics,
 	})
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (c *core) openShop(context.Context) (err error) {
 		return err
 	}
 	c.onClose(func() error { s.stepper.Close(); return nil })
-	s.orders, err = order.NewService(order.ServiceOptions{Store: store, Placer: s.placer, Stepper: s.stepper, KeyTTL: o.KeyTTL, Metrics: s.metrics})
+	s.orders, err = order.NewService(order.ServiceOptions{Store: store, Placer: s.placer, Stepper: s.stepper, KeyTTL: o.KeyTTL, Expiry: c.clock.Now, Metrics: s.metrics})
 	if err != nil {
 		return err
 	}

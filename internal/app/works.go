@@ -72,7 +72,7 @@ func openWorks(c *core) (_ *works, err error) {
 	w.crew, err = order.NewCrew(order.CrewOptions{
 		Bus: c.bus, Worker: w.payments.worker, Store: c.db.Orders(), DeadLetter: c.keepMessage,
 		Payments: c.cfg.Orders.Workers.Payments, Fulfilment: c.cfg.Orders.Workers.Fulfilment,
-		KeyTTL: c.cfg.Orders.KeyTTL, Logger: c.logger, Metrics: c.shop.metrics,
+		KeyTTL: c.cfg.Orders.KeyTTL, Expiry: c.clock.Now, Logger: c.logger, Metrics: c.shop.metrics,
 	})
 	return w, err
 }

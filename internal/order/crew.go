@@ -34,8 +34,10 @@ type CrewOptions struct {
 	SweepLimit int
 	SweepLease time.Duration
 	// KeyTTL is how long idempotency keys are kept; 24 h.
-	KeyTTL  time.Duration
-	Now     func() time.Time
+	KeyTTL time.Duration
+	Now    func() time.Time
+	// Expiry is the clock by which keys expire; Now if nil.
+	Expiry  func() time.Time
 	Logger  *slog.Logger
 	Metrics *Metrics
 }
@@ -58,6 +60,9 @@ func NewCrew(o CrewOptions) (*Crew, error) {
 	setDefault(&o.SweepLease, time.Minute)
 	setDefault(&o.KeyTTL, 24*time.Hour)
 	fillCommon(&o.Now, &o.Logger, &o.Metrics)
+	if o.Expiry == nil {
+		o.Expiry = o.Now
+	}
 	return &Crew{o: o}, nil
 }
 

@@ -53,8 +53,10 @@ type PlacerOptions struct {
 	// FlushTimeout bounds one transaction; 10 s.
 	FlushTimeout time.Duration
 	Now          func() time.Time
-	Logger       *slog.Logger
-	Metrics      *Metrics
+	// Expiry is the clock by which keys expire; Now if nil.
+	Expiry  func() time.Time
+	Logger  *slog.Logger
+	Metrics *Metrics
 }
 
 // Placer takes orders in: concurrent requests share one transaction. It is safe
@@ -78,6 +80,9 @@ func NewPlacer(o PlacerOptions) (*Placer, error) {
 		return nil, errors.New("order: PlacerOptions: bounds and times must be above zero")
 	}
 	fillCommon(&o.Now, &o.Logger, &o.Metrics)
+	if o.Expiry == nil {
+		o.Expiry = o.Now
+	}
 	p := &Placer{o: o}
 	p.caller = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: int64(o.MaxBatch), MaxQueuedWeight: int64(o.MaxQueued)}, p.flush)
 	return p, nil
@@ -137,7 +142,7 @@ func (p *Placer) prepare(r *Request) (*Placement, error) {
 			Details:  Details{PaymentToken: r.PaymentToken, Email: r.Email, Phone: r.Phone, Address: r.Address, Note: r.Note, Trace: r.Trace},
 			PlacedAt: now, Deadline: now.Add(p.o.PaymentDeadline),
 		},
-		Key: r.Key, Fingerprint: r.fingerprint(lines), KeyNotBefore: now.Add(-p.o.KeyTTL),
+		Key: r.Key, Fingerprint: r.fingerprint(lines), KeyNotBefore: p.o.Expiry().UTC().Add(-p.o.KeyTTL),
 	}, nil
 }
 

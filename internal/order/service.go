@@ -55,8 +55,10 @@ type ServiceOptions struct {
 	Placer  *Placer
 	Stepper *Stepper
 	// KeyTTL is how long an idempotency key counts; 24 h.
-	KeyTTL  time.Duration
-	Now     func() time.Time
+	KeyTTL time.Duration
+	Now    func() time.Time
+	// Expiry is the clock by which keys expire; Now if nil.
+	Expiry  func() time.Time
 	Metrics *Metrics
 }
 
@@ -72,6 +74,9 @@ func NewService(o ServiceOptions) (*Service, error) {
 	setDefault(&o.KeyTTL, 24*time.Hour)
 	logger := o.Placer.o.Logger
 	fillCommon(&o.Now, &logger, &o.Metrics)
+	if o.Expiry == nil {
+		o.Expiry = o.Now
+	}
 	return &Service{o: o}, nil
 }
 
@@ -175,7 +180,7 @@ func (s *Service) Refund(ctx context.Context, r RefundRequest) (RefundReceipt, e
 	f.text(fmt.Sprint(r.Restock))
 	f.text(r.Reason)
 	step := s.step(&r.Command, Step{Event: EventRefundAsked, Amount: r.Amount, Restock: r.Restock}, "order.refund")
-	step.Claim = &Claim{Scope: ScopeRefund, Subject: r.Actor.Subject, Key: r.Key, Fingerprint: f.sum(), NotBefore: step.At.Add(-s.o.KeyTTL)}
+	step.Claim = &Claim{Scope: ScopeRefund, Subject: r.Actor.Subject, Key: r.Key, Fingerprint: f.sum(), NotBefore: s.o.Expiry().UTC().Add(-s.o.KeyTTL)}
 	out, err := s.o.Stepper.Do(ctx, step)
 	if err == nil {
 		err = out.Err

@@ -96,7 +96,7 @@ const dropLimit = 1000
 // chores removes old keys and counts what is unfinished.
 func (c *Crew) chores(ctx context.Context) {
 	for ctx.Err() == nil {
-		n, err := c.o.Store.DropKeys(ctx, c.o.Now().Add(-c.o.KeyTTL), dropLimit)
+		n, err := c.o.Store.DropKeys(ctx, c.o.Expiry().Add(-c.o.KeyTTL), dropLimit)
 		if err != nil && ctx.Err() == nil {
 			c.o.Logger.Error("old idempotency keys could not be removed; they are ignored all the same", "error", err)
 		}

@@ -116,3 +116,29 @@ func TestTheSweeperBringsOrdersToTheirEndWithoutTheBus(t *testing.T) {
 	}
 	t.Errorf("it is %s", w.only().Status)
 }
+
+func TestAClockThatIsSetBackHoldsUpNoOrder(t *testing.T) {
+	w := newWorld(begun(t))
+	t.Cleanup(w.stepper.Close)
+	told, swept := make(chan struct{}, 1), make(chan struct{}, 1)
+	signal := func(ch chan struct{}) {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+	w.postbox.after = func(string) { signal(told) }
+	w.store.after = func(call string) {
+		if call == "due" {
+			signal(swept)
+		}
+	}
+	crewOf(t, w, w.store)
+	<-swept // the crew has seen the clock as it was
+	w.pass(-3 * time.Hour)
+	select {
+	case <-told: // the order was to be looked at three hours and some seconds from now
+	case <-time.After(20 * time.Second):
+		t.Errorf("it is %s, to be looked at in %v", w.only().Status, w.only().NextAttempt.Sub(w.clock()))
+	}
+}
