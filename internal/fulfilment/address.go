@@ -87,8 +87,11 @@ func isPublic(a netip.Addr) bool {
 
 // allowed reports whether webhooks may be sent to an address.
 func (p *Policy) allowed(a netip.Addr) bool {
-	return p.AllowPrivate || isPublic(a) ||
-		slices.ContainsFunc(p.AllowedNets, func(n netip.Prefix) bool { return n.Contains(a.Unmap()) })
+	return p.AllowPrivate || isPublic(a) || p.inAllowedNets(a)
+}
+
+func (p *Policy) inAllowedNets(a netip.Addr) bool {
+	return slices.ContainsFunc(p.AllowedNets, func(n netip.Prefix) bool { return n.Contains(a.Unmap()) })
 }
 
 // hostAllowed reports whether a "host:port" is allowed by name, whatever its

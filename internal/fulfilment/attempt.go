@@ -53,28 +53,37 @@ func http1() *http.Protocols {
 	return &p
 }
 
-// attempt tries one delivery and says what that led to. wellDone says that the
-// endpoint answered like one that can take more.
-func (d *Dispatcher) attempt(ctx context.Context, v *Delivery) (s Settlement, wellDone bool) {
+// verdict is what an attempt says of its endpoint.
+type verdict int
+
+const (
+	noVerdict verdict = iota // nothing
+	wasOff                   // it is disabled or deleted, and was not asked
+	didWell                  // it answered like one that can take more
+	didFail
+)
+
+// attempt tries one delivery and says what that led to.
+func (d *Dispatcher) attempt(ctx context.Context, v *Delivery) (s Settlement, how verdict) {
 	s = Settlement{TenantID: v.TenantID, DeliveryID: v.ID, Attempt: v.Attempts}
 	e, err := d.endpoint(ctx, v.TenantID, v.EndpointID)
 	s.At = d.o.Now()
 	switch {
-	case errors.Is(err, ErrNotFound):
-		// Nobody wants it any more, so there is nothing to redrive either.
-		s.Outcome, s.Error = OutcomeGaveUp, "the webhook endpoint was deleted"
+	case errors.Is(err, ErrNotFound), err == nil && v.CreatedAt.Before(e.CreatedAt):
+		// The second is one of the same id that was put since: this was not for it.
+		s.Outcome, s.Letter, s.Error = OutcomeGaveUp, true, DeletedReason(v.EndpointID)
 		d.o.Metrics.attempts.WithLabelValues(resultOff).Inc()
-		return s, true
+		return s, wasOff
 	case err != nil:
 		d.o.Logger.Warn("the endpoint of a webhook could not be looked up, the webhook is tried again later",
 			"tenant", v.TenantID, "endpoint", v.EndpointID, "delivery", v.ID, "error", err)
 		s.Outcome, s.RetryAt = OutcomeReleased, s.At.Add(endpointsAwayDelay)
-		return s, true
+		return s, noVerdict
 	case e.Disabled():
 		s.Outcome, s.Letter = OutcomeGaveUp, true
 		s.Error = fmt.Sprintf("the webhook endpoint %s is disabled: %s; enable it and redrive", e.ID, e.DisabledReason)
 		d.o.Metrics.attempts.WithLabelValues(resultOff).Inc()
-		return s, true
+		return s, wasOff
 	}
 	if v.Attempts == 1 {
 		d.o.Metrics.lag.Observe(max(s.At.Sub(v.CreatedAt), 0).Seconds())
@@ -85,9 +94,13 @@ func (d *Dispatcher) attempt(ctx context.Context, v *Delivery) (s Settlement, we
 	s.At = d.o.Now()
 	if err != nil && ctx.Err() != nil && errors.Is(context.Cause(ctx), errStopping) {
 		s.Outcome, s.RetryAt = OutcomeReleased, s.At // it may have arrived: then it arrives twice
-		return s, true
+		return s, noVerdict
 	}
-	return s, d.judge(&s, &e, answer, err)
+	how = didFail
+	if d.judge(&s, &e, answer, err) {
+		how = didWell
+	}
+	return s, how
 }
 
 // endpoint returns an endpoint from the cache if it says that it is there and on;
@@ -159,7 +172,7 @@ func (d *Dispatcher) judge(s *Settlement, e *Endpoint, a answer, err error) (wel
 	case a.status == http.StatusGone:
 		result, s.Outcome, s.Letter = resultGone, OutcomeGaveUp, true
 		s.Error = "the endpoint answered 410 Gone and was disabled; enable it and redrive"
-		s.Disable = &Disable{EndpointRef{e.TenantID, e.ID}, e.Version, "it answered 410 Gone"}
+		s.Disable = &Disable{EndpointRef{e.TenantID, e.ID}, e.Version, e.CreatedAt, "it answered 410 Gone"}
 	case a.status >= 300 && a.status < 400:
 		s.Error = fmt.Sprintf("the endpoint answered %d, and redirects are not followed: put the address it leads to as the URL", a.status)
 	default:

@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -29,8 +29,10 @@ func testDispatcher(t *testing.T) *Dispatcher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Dispatcher{o: Options{Policy: p, Now: func() time.Time { return noon }, Rand: func() float64 { return 0.5 }, Metrics: NewMetrics(prometheus.NewRegistry())},
-		lanes: map[EndpointRef]*lane{}, waiting: map[*lane]struct{}{}}
+	d := &Dispatcher{o: Options{Policy: p, Now: func() time.Time { return noon }, Rand: func() float64 { return 0.5 },
+		Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler)}}
+	d.openLanes()
+	return d
 }
 
 func TestTheAnswerDecidesWhatBecomesOfADelivery(t *testing.T) {
@@ -52,7 +54,7 @@ func TestTheAnswerDecidesWhatBecomesOfADelivery(t *testing.T) {
 		{"the last attempt is tried no more", 11, answer{status: 500}, nil, Settlement{Outcome: OutcomeGaveUp, Letter: true}, false},
 		{"the last attempt without an answer is tried no more", 11, answer{}, errors.New("reset"), Settlement{Outcome: OutcomeGaveUp, Letter: true}, false},
 		{"410 gives up at once and disables", 1, answer{status: 410}, nil, Settlement{Outcome: OutcomeGaveUp, Letter: true,
-			Disable: &Disable{EndpointRef{"demo", "shop"}, 4, "it answered 410 Gone"}}, true},
+			Disable: &Disable{EndpointRef{"demo", "shop"}, 4, noon.Add(-time.Hour), "it answered 410 Gone"}}, true},
 		{"429 may ask for more time", 1, answer{429, "120"}, nil, Settlement{Outcome: OutcomeRetry, RetryAt: in(2 * time.Minute)}, false},
 		{"503 may ask for more time, with a date", 1, answer{503, in(10 * time.Minute).Format(http.TimeFormat)}, nil, Settlement{Outcome: OutcomeRetry, RetryAt: in(10 * time.Minute)}, false},
 		{"more time has a bound", 1, answer{429, "999999999"}, nil, Settlement{Outcome: OutcomeRetry, RetryAt: in(time.Hour)}, false},
@@ -65,7 +67,7 @@ func TestTheAnswerDecidesWhatBecomesOfADelivery(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d := testDispatcher(t)
 			s := Settlement{Attempt: c.attempt, At: noon}
-			wellDone := d.judge(&s, &Endpoint{TenantID: "demo", ID: "shop", Version: 4}, c.answer, c.err)
+			wellDone := d.judge(&s, &Endpoint{TenantID: "demo", ID: "shop", Version: 4, CreatedAt: noon.Add(-time.Hour)}, c.answer, c.err)
 			c.want.Attempt, c.want.At, c.want.Status = c.attempt, noon, c.answer.status
 			if diff := cmp.Diff(c.want, s, cmpopts.IgnoreFields(Settlement{}, "Error")); diff != "" {
 				t.Errorf("the settlement differs (-want +got):\n%s", diff)
@@ -173,61 +175,5 @@ func TestAFailureIsNamedWithoutItsURL(t *testing.T) {
 	}
 	if tlsConfig := client.Transport.(*http.Transport).TLSClientConfig; tlsConfig.InsecureSkipVerify || tlsConfig.MinVersion < tls.VersionTLS12 {
 		t.Error("certificates are not checked as they must be")
-	}
-}
-
-func TestALimitFallsByHalfAndRisesByOne(t *testing.T) {
-	d := testDispatcher(t)
-	l := d.lane(EndpointRef{"demo", "shop"})
-	var limits []int
-	for _, wellDone := range []bool{true, false, false, true, false, false, false, false, false, true, true} {
-		l.inFlight, d.inFlight, d.claimed = 1, 1, 1
-		d.finish(result{l, wellDone})
-		limits = append(limits, l.limit)
-	}
-	if diff := cmp.Diff([]int{32, 16, 8, 9, 4, 2, 1, 1, 1, 2, 3}, limits); diff != "" {
-		t.Errorf("limits differ (-want +got):\n%s", diff)
-	}
-	if l.inFlight != 0 || d.inFlight != 0 || d.claimed != 0 {
-		t.Errorf("%d, %d, %d are still counted", l.inFlight, d.inFlight, d.claimed)
-	}
-}
-
-func TestTheRoomIsSharedAmongEndpoints(t *testing.T) {
-	d := testDispatcher(t)
-	d.o.Policy.InFlight, d.o.Policy.PerEndpoint = 10, 10 // room for 40
-	for i := range 8 {
-		d.lane(EndpointRef{"demo", fmt.Sprint(i)}).more = true
-	}
-	shares := d.shares()
-	sum := 0
-	for _, s := range shares {
-		sum += s.Limit
-		if s.Limit != 5 {
-			t.Errorf("%s gets %d places, want 5", s.EndpointID, s.Limit)
-		}
-	}
-	if len(shares) != 8 || sum != 40 {
-		t.Errorf("%d shares of %d places", len(shares), sum)
-	}
-	d.claimed = 37
-	if shares = d.shares(); len(shares) != 3 {
-		t.Errorf("%d endpoints share 3 places, want 3", len(shares))
-	}
-	d.claimed = 40
-	if shares = d.shares(); len(shares) != 0 || d.wantsMore() {
-		t.Errorf("there is no room, and %d get some", len(shares))
-	}
-}
-
-func TestWhatIsRememberedOfIdleEndpointsIsBounded(t *testing.T) {
-	d := testDispatcher(t)
-	busy := d.lane(EndpointRef{"demo", "busy"})
-	busy.inFlight = 1
-	for i := range 3 * maxLanes {
-		d.lane(EndpointRef{"demo", fmt.Sprint(i)})
-	}
-	if len(d.lanes) > maxLanes || d.lanes[busy.ref] != busy {
-		t.Errorf("%d lanes, the busy one is %v", len(d.lanes), d.lanes[busy.ref])
 	}
 }

@@ -60,6 +60,11 @@ func LetterOf(d *Delivery, s *Settlement) deadletter.Letter {
 	}
 }
 
+// DeletedReason says why a delivery is given up whose endpoint is no longer there.
+func DeletedReason(endpointID string) string {
+	return fmt.Sprintf("the webhook endpoint %s was deleted; put it again and redrive, or delete this", endpointID)
+}
+
 // letterSource stands before the endpoint's id in the source of a dead letter.
 const letterSource = "webhook-endpoint/"
 

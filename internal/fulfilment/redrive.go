@@ -41,7 +41,7 @@ func (s *Service) Redrive(ctx context.Context, l deadletter.Letter, payload []by
 	e, err := s.o.Store.Endpoint(ctx, l.TenantID, endpointID)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return reject("the webhook endpoint %s was deleted; put it again and redrive, or delete this", endpointID)
+		return reject("%s", DeletedReason(endpointID))
 	case err != nil:
 		return err
 	case e.Disabled():
@@ -51,7 +51,7 @@ func (s *Service) Redrive(ctx context.Context, l deadletter.Letter, payload []by
 	err = s.o.Store.Revive(ctx, Delivery{TenantID: l.TenantID, ID: l.EventID, EndpointID: endpointID, EventType: l.Type,
 		OrderID: content.Data.OrderID, Payload: payload, CreatedAt: now, NextAttempt: now})
 	if err == nil {
-		s.wake()
+		s.tryAgain(l.TenantID, endpointID)
 	}
 	return err
 }

@@ -60,6 +60,9 @@ func (o Options) withDefaults() (Options, error) {
 const (
 	maxNoticesPerWrite = 256
 	maxNoticesQueued   = 8192
+	// maxMended bounds the endpoints that wait to be tried at once. Others are when
+	// their pause ends.
+	maxMended = 64
 	// storeTimeout bounds one call of the store that no caller waits for.
 	storeTimeout = 15 * time.Second
 )
@@ -71,6 +74,8 @@ type Service struct {
 	endpoints *endpointCache
 	notices   *coalesce.Caller[handed, int]
 	enqueued  chan struct{} // has room for one: "there are new deliveries"
+	// mended are endpoints that somebody has just changed or redriven to.
+	mended chan EndpointRef
 }
 
 // handed is a checked notice on its way to the store.
@@ -85,7 +90,7 @@ func New(o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{o: o, enqueued: make(chan struct{}, 1)}
+	s := &Service{o: o, enqueued: make(chan struct{}, 1), mended: make(chan EndpointRef, maxMended)}
 	s.endpoints = &endpointCache{load: o.Store.Endpoints, byTenant: map[string]cachedEndpoints{}}
 	s.notices = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: maxNoticesPerWrite, MaxQueuedWeight: maxNoticesQueued}, s.write)
 	return s, nil
@@ -96,7 +101,8 @@ func New(o Options) (*Service, error) {
 func (s *Service) Close() { s.notices.Close() }
 
 // Notify hands a notice to each of the tenant's endpoints that wants its type and
-// returns to how many: 0 if none does. When it returns without an error the
+// returns to how many: 0 if none does. One that is disabled counts: its delivery
+// becomes a dead letter, to be redriven when it is enabled. When it returns without an error the
 // deliveries are durable. Handing the same notice over again changes nothing.
 // *InvalidError says that it can never be sent; every other error leaves open
 // whether it was taken: hand it over again.
@@ -113,17 +119,14 @@ func (s *Service) Notify(ctx context.Context, n Notice) (deliveries int, err err
 	return deliveries, nil
 }
 
-// Wants says whether any of the tenant's endpoints would be told of such an event
-// now. It asks what Notify asks, so that who would have to gather a notice first
+// Wants says whether any of the tenant's endpoints wants such an event now. It asks what Notify asks, so that who would have to gather a notice first
 // can save it.
 func (s *Service) Wants(ctx context.Context, tenantID, eventType string) (bool, error) {
 	endpoints, err := s.endpoints.of(ctx, tenantID)
 	return slices.ContainsFunc(endpoints, func(e Endpoint) bool { return wants(&e, eventType) }), err
 }
 
-func wants(e *Endpoint, eventType string) bool {
-	return !e.Disabled() && slices.Contains(e.Events, eventType)
-}
+func wants(e *Endpoint, eventType string) bool { return slices.Contains(e.Events, eventType) }
 
 // write turns notices into deliveries, all in one transaction.
 func (s *Service) write(calls []*coalesce.Call[handed, int]) {
@@ -142,8 +145,12 @@ func (s *Service) write(calls []*coalesce.Call[handed, int]) {
 			e := &endpoints[i]
 			if n := call.In.notice; wants(e, n.EventType) {
 				call.Out++
+				created := now
+				if created.Before(e.CreatedAt) { // it was put meanwhile, or by a clock that is ahead
+					created = e.CreatedAt
+				}
 				deliveries = append(deliveries, Delivery{TenantID: n.TenantID, ID: deliveryID(n, e.ID), EndpointID: e.ID,
-					EventType: n.EventType, OrderID: n.OrderID, Payload: call.In.payload, CreatedAt: now, NextAttempt: now, Trace: n.Trace})
+					EventType: n.EventType, OrderID: n.OrderID, Payload: call.In.payload, CreatedAt: created, NextAttempt: now, Trace: n.Trace})
 			}
 		}
 		if call.Out > 0 {
@@ -167,6 +174,14 @@ func (s *Service) wake() {
 	select {
 	case s.enqueued <- struct{}{}:
 	default: // the signal that is there already serves
+	}
+}
+
+// tryAgain tells the dispatcher of this process not to let an endpoint pause longer.
+func (s *Service) tryAgain(tenantID, endpointID string) {
+	select {
+	case s.mended <- EndpointRef{tenantID, endpointID}:
+	default:
 	}
 }
 

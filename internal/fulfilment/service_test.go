@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,14 @@ func TestAnEndpointThatCannotBeIsRefusedByField(t *testing.T) {
 		{"a public address is taken", "shop", "", "", fulfilment.EndpointRequest{URL: "https://[2606:4700:4700::1111]/"}},
 		{"an allowed host may be plain and private", "shop", "", "", fulfilment.EndpointRequest{URL: "http://127.0.0.1:9999/"}},
 		{"an allowed host may have any port", "shop", "", "", fulfilment.EndpointRequest{URL: "http://merchant.internal:81/"}},
+		{"a name with digits and dots is taken", "shop", "", "", fulfilment.EndpointRequest{URL: "https://1.2.3.4.0xshop.example/"}},
+		{"an address as one number", "shop", "url", "in full", fulfilment.EndpointRequest{URL: "https://2130706433/"}},
+		{"an address as one number, in hexadecimal", "shop", "url", "in full", fulfilment.EndpointRequest{URL: "https://0x7F000001/"}},
+		{"a number is refused first", "shop", "url", "in full", fulfilment.EndpointRequest{URL: "http://2130706433./"}},
+		{"an address in octal", "shop", "url", "in full", fulfilment.EndpointRequest{URL: "https://0177.0.0.1/"}},
+		{"an address that is cut short", "shop", "url", "in full", fulfilment.EndpointRequest{URL: "https://127.1/"}},
+		{"an address with a hexadecimal part", "shop", "url", "in full", fulfilment.EndpointRequest{URL: "https://127.0.0.0x1/"}},
+		{"an address with an empty number", "shop", "url", "in full", fulfilment.EndpointRequest{URL: "https://127.0x/"}},
 		{"no id", "", "id", "1 to 64", fulfilment.EndpointRequest{URL: good}},
 		{"a long id", strings.Repeat("x", 65), "id", "1 to 64", fulfilment.EndpointRequest{URL: good}},
 		{"an id with a slash", "a/b", "id", "1 to 64", fulfilment.EndpointRequest{URL: good}},
@@ -68,6 +77,30 @@ func TestAnEndpointThatCannotBeIsRefusedByField(t *testing.T) {
 				t.Errorf("error %v, want %s that says %q", err, c.field, c.says)
 			}
 		})
+	}
+}
+
+func TestOnlyAddressesInAllowedNetworksMayBePlain(t *testing.T) {
+	w := newWorld(t, func(o *fulfilment.Options) {
+		o.Policy = fulfilment.Policy{AllowedNets: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd12::/16")}}
+	})
+	for url, refusal := range map[string]string{
+		"http://10.1.2.3:8080/":     "",
+		"http://[fd12::1]/":         "",
+		"http://[::ffff:10.1.2.3]/": "",
+		"https://10.1.2.3/":         "",
+		"https://inside.example/":   "",
+		"http://inside.example/":    "https", // it can lead elsewhere tomorrow
+		"http://localhost/":         "https",
+		"http://10.2.0.1/":          "https",
+		"http://8.8.8.8/":           "https",
+		"http://167838211/":         "in full", // 10.1.2.3 as one number
+		"https://10.2.0.1/":         "public internet",
+	} {
+		_, err := w.PutEndpoint(t.Context(), "demo", "shop", fulfilment.EndpointRequest{URL: url}, 0, ann)
+		if refusal == "" && err != nil || refusal != "" && (err == nil || !strings.Contains(err.Error(), refusal)) {
+			t.Errorf("%s: error %v, want %q", url, err, refusal)
+		}
 	}
 }
 

@@ -148,6 +148,9 @@ func (s *Webhooks) DeleteEndpoint(ctx context.Context, tenantID, id string, now 
 		case !ok:
 			return errRaced
 		}
+		if err := giveUpAll(ctx, tx, tenantID, id, now); err != nil {
+			return err
+		}
 		return auditEndpoint(ctx, tx, &before, now, by, "webhook-endpoint.delete", showEndpoint(&before), nil)
 	}))
 }
@@ -158,7 +161,7 @@ func disableEndpoint(ctx context.Context, tx *stdsql.Tx, d *fulfilment.Disable, 
 	if errors.Is(err, fulfilment.ErrNotFound) {
 		return nil
 	}
-	if err != nil || before.Version != d.Version || before.Disabled() {
+	if err != nil || before.Version != d.Version || !before.CreatedAt.Equal(d.CreatedAt) || before.Disabled() {
 		return err
 	}
 	after := before

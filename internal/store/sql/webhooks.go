@@ -38,6 +38,12 @@ WHERE tenant_id = $2 AND id = $3 AND attempts = $4 AND next_attempt_ns > 0`
 WHERE tenant_id = $3 AND id = $4 AND attempts = $5 AND next_attempt_ns > 0
 RETURNING ` + deliveryColumns
 
+	giveUpDeliveries = `UPDATE webhook_deliveries SET next_attempt_ns = 0, last_error = $1
+WHERE (tenant_id, id) IN (
+  SELECT tenant_id, id FROM webhook_deliveries
+  WHERE tenant_id = $2 AND endpoint_id = $3 AND next_attempt_ns > 0 ORDER BY next_attempt_ns LIMIT $4)
+RETURNING ` + deliveryColumns
+
 	countDue = `SELECT coalesce(sum(CASE WHEN next_attempt_ns <= $1 THEN 1 ELSE 0 END), 0),
   coalesce(sum(CASE WHEN next_attempt_ns > $2 THEN 1 ELSE 0 END), 0)
 FROM webhook_deliveries WHERE next_attempt_ns > 0`
@@ -54,7 +60,7 @@ WHERE tenant_id = $1 AND endpoint_id = $2 AND id < $3 ORDER BY id DESC LIMIT $4`
 	reviveDelivery = `INSERT INTO webhook_deliveries (` + deliveryColumns + `)
 VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, 0, 0, '', $9)
 ON CONFLICT (tenant_id, id) DO UPDATE
-SET payload = excluded.payload, attempts = 0, next_attempt_ns = excluded.next_attempt_ns
+SET payload = excluded.payload, created_ns = excluded.created_ns, attempts = 0, next_attempt_ns = excluded.next_attempt_ns
 WHERE webhook_deliveries.delivered_ns = 0 AND webhook_deliveries.next_attempt_ns = 0`
 
 	dropDeliveries = `DELETE FROM webhook_deliveries WHERE (tenant_id, id) IN (
@@ -90,6 +96,7 @@ func webhookStatements() map[string]string {
 		"webhook delivery: claim":            claimDeliveries,
 		"webhook delivery: release":          releaseDelivery,
 		"webhook delivery: give up":          giveUpDelivery,
+		"webhook delivery: give up all":      giveUpDeliveries,
 		"webhook delivery: count due":        countDue,
 		"webhook delivery: recall":           recallDeliveries,
 		"webhook delivery: list":             listDeliveries,
@@ -241,6 +248,28 @@ func giveUp(ctx context.Context, tx *stdsql.Tx, v *fulfilment.Settlement) error 
 	}
 	l := fulfilment.LetterOf(&d, v)
 	return insertLetter(ctx, tx, &l)
+}
+
+// giveUpAll settles the deliveries of an endpoint that was deleted, oldest first,
+// and leaves dead letters, a bounded number at a time for the memory they take.
+func giveUpAll(ctx context.Context, tx *stdsql.Tx, tenantID, endpointID string, at time.Time) error {
+	const chunk = 100
+	v := fulfilment.Settlement{At: at, Error: fulfilment.DeletedReason(endpointID)}
+	for range fulfilment.MaxGivenUpAtOnce / chunk {
+		rows, err := tx.QueryContext(ctx, giveUpDeliveries, readable(v.Error), tenantID, endpointID, chunk)
+		if err != nil {
+			return err
+		}
+		list, err := appendDeliveries(nil, rows)
+		for i := 0; err == nil && i < len(list); i++ {
+			l := fulfilment.LetterOf(&list[i], &v)
+			err = insertLetter(ctx, tx, &l)
+		}
+		if err != nil || len(list) < chunk {
+			return err
+		}
+	}
+	return nil
 }
 
 func insertLetter(ctx context.Context, tx *stdsql.Tx, l *deadletter.Letter) error {

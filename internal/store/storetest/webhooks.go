@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -34,6 +33,8 @@ func Webhooks(t *testing.T, fresh func(t testing.TB) WebhooksStores) {
 		{"an endpoint is put under its version only", endpointVersions},
 		{"a tenant has a bounded number of endpoints", endpointBound},
 		{"an endpoint is deleted once", endpointDelete},
+		{"what is on its way to a deleted endpoint becomes dead letters", endpointDeleteLetters},
+		{"of a long backlog a bounded part is given up with its endpoint", endpointDeleteMany},
 		{"changes of endpoints are audited, without secrets", endpointAudit},
 		{"a delivery comes back as it was enqueued, and once", deliveryFields},
 		{"deliveries of more than a statement are all there", deliveryMany},
@@ -43,6 +44,7 @@ func Webhooks(t *testing.T, fresh func(t testing.TB) WebhooksStores) {
 		{"outcomes are written, and stale ones are not", deliverySettle},
 		{"a delivery given up leaves a dead letter", deliveryLetter},
 		{"410 disables the endpoint that was tried", deliveryGone},
+		{"a late 410 does not disable the next endpoint of the name", deliveryGoneLate},
 		{"deliveries are listed by id, by page", deliveryPages},
 		{"due ones are counted, and those beyond the horizon recalled", deliveryRecall},
 		{"a delivery is revived once", deliveryRevive},
@@ -52,134 +54,7 @@ func Webhooks(t *testing.T, fresh func(t testing.TB) WebhooksStores) {
 	}
 }
 
-var merchantAdmin = audit.Actor{Subject: "ann", Method: "jwt", RequestID: "r-1"}
-
-func endpoint(tenant, id string) fulfilment.Endpoint {
-	return fulfilment.Endpoint{TenantID: tenant, ID: id, URL: "https://shop.example/hooks/" + id + "?token=t0ken",
-		Events:  []string{fulfilment.EventOrderCancelled, fulfilment.EventOrderPaid},
-		Secrets: []fulfilment.Secret{{Key: "whsec_current"}, {Key: "whsec_before", ExpiresAt: monday.Add(24 * time.Hour)}}}
-}
-
-// showKeys lets cmp see what a Secret hides.
-var showKeys = cmp.Transformer("secret", func(s fulfilment.Secret) [2]string { return [2]string{s.Key, s.ExpiresAt.String()} })
-
-func putEndpoint(t testing.TB, s fulfilment.Store, e fulfilment.Endpoint) fulfilment.Endpoint {
-	t.Helper()
-	put, _, err := s.PutEndpoint(t.Context(), e, 0, monday, merchantAdmin)
-	if err != nil {
-		t.Fatalf("PutEndpoint(%s): %v", e.ID, err)
-	}
-	return put
-}
-
-func endpointFields(t *testing.T, s WebhooksStores) {
-	off := endpoint("demo", "off")
-	off.DisabledAt, off.DisabledReason = monday.Add(time.Second), "switched off"
-	for _, e := range []fulfilment.Endpoint{off, endpoint("demo", "b"), endpoint("other", "a")} {
-		want := e
-		want.Version, want.CreatedAt, want.UpdatedAt = 1, monday, monday
-		put := putEndpoint(t, s.Webhooks, e)
-		got, err := s.Webhooks.Endpoint(t.Context(), e.TenantID, e.ID)
-		if diff := cmp.Diff(want, got, showKeys); diff != "" || err != nil {
-			t.Errorf("endpoint %s: error %v, differs (-want +got):\n%s", e.ID, err, diff)
-		}
-		if diff := cmp.Diff(want, put, showKeys); diff != "" {
-			t.Errorf("what PutEndpoint returns of %s differs (-want +got):\n%s", e.ID, diff)
-		}
-	}
-	list, err := s.Webhooks.Endpoints(t.Context(), "demo")
-	if err != nil || len(list) != 2 || list[0].ID != "b" || list[1].ID != "off" {
-		t.Errorf("error %v, the tenant's endpoints are %v", err, list)
-	}
-	if _, err := s.Webhooks.Endpoint(t.Context(), "other", "b"); !errors.Is(err, fulfilment.ErrNotFound) {
-		t.Errorf("another tenant's endpoint: %v, want ErrNotFound", err)
-	}
-}
-
-func endpointVersions(t *testing.T, s WebhooksStores) {
-	put := func(e fulfilment.Endpoint, ifVersion int64, at time.Time) (fulfilment.Endpoint, bool, error) {
-		return s.Webhooks.PutEndpoint(t.Context(), e, ifVersion, at, merchantAdmin)
-	}
-	e := endpoint("demo", "a")
-	if _, _, err := put(e, 1, monday); !errors.Is(err, fulfilment.ErrVersion) {
-		t.Errorf("version 1 of nothing: %v, want ErrVersion", err)
-	}
-	if got, created, err := put(e, -1, monday); err != nil || !created || got.Version != 1 {
-		t.Fatalf("the first put: %+v, created %v, %v", got, created, err)
-	}
-	if _, _, err := put(e, -1, monday); !errors.Is(err, fulfilment.ErrVersion) {
-		t.Errorf("must not exist, and does: %v, want ErrVersion", err)
-	}
-	e.URL = "https://shop.example/second"
-	got, created, err := put(e, 1, monday.Add(time.Hour))
-	if err != nil || created || got.Version != 2 || !got.CreatedAt.Equal(monday) || !got.UpdatedAt.Equal(monday.Add(time.Hour)) {
-		t.Errorf("the second put: %+v, created %v, %v", got, created, err)
-	}
-	if _, _, err := put(e, 1, monday); !errors.Is(err, fulfilment.ErrVersion) {
-		t.Errorf("a version of before: %v, want ErrVersion", err)
-	}
-	if got, _, err := put(e, 0, monday); err != nil || got.Version != 3 {
-		t.Errorf("any version: %+v, %v", got, err)
-	}
-}
-
-func endpointBound(t *testing.T, s WebhooksStores) {
-	for n := range fulfilment.MaxEndpoints {
-		putEndpoint(t, s.Webhooks, endpoint("demo", fmt.Sprint("e", n)))
-	}
-	if _, _, err := s.Webhooks.PutEndpoint(t.Context(), endpoint("demo", "more"), 0, monday, merchantAdmin); !errors.Is(err, fulfilment.ErrTooManyEndpoints) {
-		t.Errorf("one more: %v, want ErrTooManyEndpoints", err)
-	}
-	putEndpoint(t, s.Webhooks, endpoint("demo", "e7"))
-	putEndpoint(t, s.Webhooks, endpoint("other", "more"))
-}
-
-func endpointDelete(t *testing.T, s WebhooksStores) {
-	putEndpoint(t, s.Webhooks, endpoint("demo", "a"))
-	for _, c := range []struct {
-		tenant string
-		want   error
-	}{{"other", fulfilment.ErrNotFound}, {"demo", nil}, {"demo", fulfilment.ErrNotFound}} {
-		if err := s.Webhooks.DeleteEndpoint(t.Context(), c.tenant, "a", monday, merchantAdmin); !errors.Is(err, c.want) {
-			t.Errorf("deleting %s's endpoint: %v, want %v", c.tenant, err, c.want)
-		}
-	}
-}
-
-func endpointAudit(t *testing.T, s WebhooksStores) {
-	putEndpoint(t, s.Webhooks, endpoint("demo", "a"))
-	if _, _, err := s.Webhooks.PutEndpoint(t.Context(), endpoint("demo", "a"), 7, monday, merchantAdmin); err == nil {
-		t.Fatal("a put under another version went through")
-	}
-	if _, _, err := s.Webhooks.PutEndpoint(t.Context(), endpoint("demo", "a"), 1, monday.Add(time.Second), merchantAdmin); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Webhooks.DeleteEndpoint(t.Context(), "demo", "a", monday.Add(2*time.Second), merchantAdmin); err != nil {
-		t.Fatal(err)
-	}
-	page, err := s.Audit.Entries(t.Context(), audit.Query{TenantID: "demo", Object: "webhook-endpoint/a", Limit: 10})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, e := range page.Entries {
-		got = append(got, fmt.Sprintf("%s before=%v after=%v", e.Action, e.Before != nil, e.After != nil))
-		if diff := cmp.Diff(merchantAdmin, e.Actor); diff != "" {
-			t.Errorf("the actor differs (-want +got):\n%s", diff)
-		}
-		for _, secret := range []string{"whsec", "current", "t0ken"} {
-			if strings.Contains(string(e.Before)+string(e.After), secret) {
-				t.Errorf("%s shows %q: before %s, after %s", e.Action, secret, e.Before, e.After)
-			}
-		}
-	}
-	want := []string{"webhook-endpoint.delete before=true after=false", "webhook-endpoint.put before=true after=true", "webhook-endpoint.put before=false after=true"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("entries differ (-want +got):\n%s", diff)
-	}
-}
-
-// hook returns a delivery that is told apart by n, due n seconds after monday.
+// webhookDelivery returns a delivery that is told apart by n, due n seconds after monday.
 func webhookDelivery(tenant, endpoint string, n int) fulfilment.Delivery {
 	return fulfilment.Delivery{TenantID: tenant, ID: fmt.Sprintf("00000000-0000-8000-8000-%012d", n), EndpointID: endpoint,
 		EventType: fulfilment.EventOrderPaid, OrderID: fmt.Sprint("order-", n), Payload: fmt.Appendf(nil, `{"n":%d}`, n),
@@ -435,7 +310,7 @@ func deliveryGone(t *testing.T, s WebhooksStores) {
 		enqueueDeliveries(t, s.Webhooks, webhookDelivery("demo", id, i))
 		d := claimDeliveries(t, s.Webhooks, now, now.Add(time.Minute), shareOf("demo", id, 9))[0]
 		batch = append(batch, fulfilment.Settlement{TenantID: "demo", DeliveryID: d.ID, Attempt: 1, At: now, Outcome: fulfilment.OutcomeGaveUp,
-			Disable: &fulfilment.Disable{EndpointRef: fulfilment.EndpointRef{TenantID: "demo", EndpointID: id}, Version: 1, Reason: "it answered 410 Gone"}})
+			Disable: &fulfilment.Disable{EndpointRef: fulfilment.EndpointRef{TenantID: "demo", EndpointID: id}, Version: 1, CreatedAt: monday, Reason: "it answered 410 Gone"}})
 	}
 	if err := s.Webhooks.Settle(t.Context(), batch); err != nil {
 		t.Fatal(err)
@@ -448,6 +323,31 @@ func deliveryGone(t *testing.T, s WebhooksStores) {
 	page, err := s.Audit.Entries(t.Context(), audit.Query{TenantID: "demo", Action: "webhook-endpoint.disable", Limit: 10})
 	if err != nil || len(page.Entries) != 1 || page.Entries[0].Object != "webhook-endpoint/gone" || page.Entries[0].Actor.Method != "system" {
 		t.Errorf("error %v, audited: %+v", err, page.Entries)
+	}
+}
+
+func deliveryGoneLate(t *testing.T, s WebhooksStores) {
+	now := monday.Add(time.Minute)
+	old := putEndpoint(t, s.Webhooks, endpoint("demo", "a"))
+	enqueueDeliveries(t, s.Webhooks, webhookDelivery("demo", "a", 1))
+	d := claimDeliveries(t, s.Webhooks, now, now.Add(time.Minute), shareOf("demo", "a", 9))[0]
+	if err := s.Webhooks.DeleteEndpoint(t.Context(), "demo", "a", now, merchantAdmin); err != nil {
+		t.Fatal(err)
+	}
+	next, _, err := s.Webhooks.PutEndpoint(t.Context(), endpoint("demo", "a"), -1, now, merchantAdmin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Webhooks.Settle(t.Context(), []fulfilment.Settlement{{TenantID: "demo", DeliveryID: d.ID, Attempt: 1, At: now, Outcome: fulfilment.OutcomeGaveUp, Letter: true,
+		Disable: &fulfilment.Disable{EndpointRef: shareOf("demo", "a", 0).EndpointRef, Version: old.Version, CreatedAt: old.CreatedAt, Reason: "it answered 410 Gone"}}}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Webhooks.Endpoint(t.Context(), "demo", "a")
+	if diff := cmp.Diff(next, got, showKeys); diff != "" || err != nil {
+		t.Errorf("error %v, the next endpoint differs (-want +got):\n%s", err, diff)
+	}
+	if letters := allLetters(t, s.DeadLetters, deadletter.Filter{TenantID: "demo"}, 10); len(letters) != 1 {
+		t.Errorf("dead letters %+v, want one", letters)
 	}
 }
 
@@ -514,14 +414,15 @@ func deliveryRevive(t *testing.T, s WebhooksStores) {
 	givenUp := oneDelivery(t, s.Webhooks, "demo", claimed[0].ID)
 	dropped := webhookDelivery("demo", "a", 9)
 	for _, d := range []fulfilment.Delivery{delivered, waiting, givenUp, dropped} {
-		d.Payload, d.NextAttempt, d.Attempts = []byte(`{"mended":true}`), now, 0
+		d.Payload, d.CreatedAt, d.NextAttempt, d.Attempts = []byte(`{"mended":true}`), now, now, 0
 		for range 2 {
 			if err := s.Webhooks.Revive(t.Context(), d); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	givenUp.Payload, givenUp.NextAttempt, givenUp.Attempts = []byte(`{"mended":true}`), now, 0
+	givenUp.Payload, givenUp.CreatedAt, givenUp.NextAttempt, givenUp.Attempts = []byte(`{"mended":true}`), now, now, 0
+	dropped.CreatedAt = now
 	dropped.Payload, dropped.NextAttempt = []byte(`{"mended":true}`), now
 	want := []fulfilment.Delivery{dropped, waiting, delivered, givenUp}
 	if diff := cmp.Diff(want, allDeliveries(t, s.Webhooks, "demo", "", 10)); diff != "" {
