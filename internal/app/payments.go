@@ -26,11 +26,12 @@ type payments struct {
 	sandbox *sandbox.Sandbox // nil with another provider
 	stripe  *stripe.Provider // nil with another provider
 	worker  *order.Worker    // set before anything is served
+	logger  *slog.Logger
 	close   func() error
 }
 
 func openPayments(cfg *config.Payments, ledger string, logger *slog.Logger, registry prometheus.Registerer) (*payments, error) {
-	p := &payments{}
+	p := &payments{logger: logger}
 	var provider payment.Provider
 	var err error
 	switch cfg.Provider {
@@ -85,6 +86,11 @@ func (p *payments) Notice(ctx context.Context, payload []byte, signature string)
 		return &payment.RejectedError{Code: "webhook", Detail: err.Error()}
 	case err != nil, !ours:
 		return err
+	}
+	if f := n.RefundFailed; f != nil {
+		p.logger.Error("the payment provider could not give money back although it had agreed to: look at the refund there and pay the buyer by another way",
+			"tenant", n.TenantID, "order", n.OrderID, "refund", f.Ref, "amount", f.Amount, "currency", f.Currency, "reason", f.Reason)
+		return nil
 	}
 	if err := p.take(ctx, n); err != nil && !errors.Is(err, order.ErrNotFound) {
 		return err
