@@ -149,7 +149,7 @@ func (p Policy) finish(o, next *Order, s *Step, change *Change) {
 		next.UpdatedAt = o.UpdatedAt // a clock that was set back
 	}
 	if s.Event != EventAttemptFailed {
-		next.NextAttempt = p.nextAttempt(next)
+		next.NextAttempt = p.nextAttempt(next, s.At)
 		if s.Event == EventChargeWithdrawn && !s.RetryAt.IsZero() {
 			next.NextAttempt = s.RetryAt
 		}
@@ -174,12 +174,12 @@ func auditEntry(before, after *Order, s *Step) *audit.Entry {
 		Action: s.Audit.Action, Object: "order/" + after.ID, Before: show(before), After: show(after)}
 }
 
-// nextAttempt says when the sweeper should look at an order that has just come
-// to its status.
-func (p Policy) nextAttempt(o *Order) time.Time {
+// nextAttempt says when the sweeper should look at an order that has come to its
+// status at a time, by the clock that the sweeper goes by too.
+func (p Policy) nextAttempt(o *Order, at time.Time) time.Time {
 	switch {
 	case o.Status.Working():
-		return o.UpdatedAt.Add(p.Lease)
+		return at.Add(p.Lease)
 	case o.Status == Shipped && o.Progress.Shipment != nil:
 		return o.Progress.Shipment.At.Add(p.CompleteAfter)
 	}
