@@ -46,9 +46,9 @@ type Stripe struct {
 // Webhooks bounds outgoing webhooks.
 type Webhooks struct {
 	AllowedNets   []string      `key:"allowedNets" doc:"Private or loopback networks that endpoints may be in, such as 10.1.0.0/16. All others that are not public are refused, after the name was resolved."`
-	AllowHTTP     bool          `key:"allowHttp" doc:"Whether endpoints may be plain http. Endpoints in allowedNets may be in any case."`
+	AllowHTTP     bool          `key:"allowHttp" doc:"Whether endpoints may be plain http. Those whose URL has an address in allowedNets may be in any case; those with a name may not, wherever it leads."`
 	Timeout       time.Duration `key:"timeout" min:"100ms" max:"2m" doc:"Time an endpoint has to answer."`
-	MaxConcurrent int           `key:"maxConcurrent" unit:"calls" min:"1" max:"10000" doc:"Most webhooks that are being delivered at a time."`
+	MaxConcurrent int           `key:"maxConcurrent" unit:"calls" min:"1" max:"10000" doc:"Most webhooks that are being delivered at a time: one tenant has at most a quarter of them, one endpoint an eighth and no more than 32, and endpoints that fail together half."`
 	RetentionDays int           `key:"retentionDays" unit:"days" min:"1" max:"36500" doc:"Whole days that settled deliveries are kept for looking at."`
 }
 
@@ -91,5 +91,5 @@ func defaultPayments() Payments {
 }
 
 func defaultWebhooks() Webhooks {
-	return Webhooks{Timeout: 10 * time.Second, MaxConcurrent: 64, RetentionDays: 14}
+	return Webhooks{Timeout: 10 * time.Second, MaxConcurrent: 256, RetentionDays: 14}
 }

@@ -18,7 +18,7 @@ type endpointView struct {
 	ID             string     `json:"id" example:"warehouse"`
 	URL            string     `json:"url" example:"https://warehouse.example/hooks/millrace"`
 	Events         []string   `json:"events" nullable:"false" example:"[\"order.paid\",\"order.cancelled\"]"`
-	Enabled        bool       `json:"enabled" doc:"Whether anything is sent."`
+	Enabled        bool       `json:"enabled" doc:"Whether anything is sent. What it wants while it is disabled becomes dead letters: enable it and redrive them, or delete it."`
 	DisabledAt     *time.Time `json:"disabledAt,omitempty"`
 	DisabledReason string     `json:"disabledReason,omitempty" doc:"Why nothing is sent: it answered 410, or was switched off."`
 	OldSecretUntil *time.Time `json:"oldSecretUntil,omitempty" doc:"Until when the secret before this one signs too."`
@@ -43,7 +43,7 @@ func showEndpoint(e *fulfilment.Endpoint) endpointView {
 }
 
 type endpointRequest struct {
-	URL          string   `json:"url" minLength:"1" maxLength:"2000" doc:"Where to send; https." example:"https://warehouse.example/hooks/millrace"`
+	URL          string   `json:"url" minLength:"1" maxLength:"2000" doc:"Where to send; https, unless the operator allows the target to be plain." example:"https://warehouse.example/hooks/millrace"`
 	Events       []string `json:"events,omitempty" doc:"What to send; absent: order.paid and order.cancelled, which is what shipping needs." example:"[\"order.paid\",\"order.cancelled\"]"`
 	Secret       string   `json:"secret,omitempty" doc:"A signing secret of your own, whsec_ and base64 of 24 to 64 bytes; absent: the one there is, or a new one."`
 	RotateSecret bool     `json:"rotateSecret,omitempty" doc:"Make a new secret; the one before signs too for 24 hours."`
@@ -123,7 +123,7 @@ func (sf *surface) registerEndpoints() {
 	}, auth.ScopeWebhooksWrite, s.getEndpoint)
 	register(sf, huma.Operation{
 		OperationID: "deleteWebhookEndpoint", Method: http.MethodDelete, Path: "/webhook-endpoints/{id}", Tags: tags, DefaultStatus: http.StatusNoContent,
-		Summary: "Delete a webhook endpoint", Description: "What is on its way to it is given up.",
+		Summary: "Delete a webhook endpoint", Description: "What is on its way to it is given up and becomes dead letters. An endpoint that is put later under the same id gets those only when they are redriven.",
 	}, auth.ScopeWebhooksWrite, s.deleteEndpoint)
 	register(sf, huma.Operation{
 		OperationID: "listWebhookDeliveries", Metadata: longRead(), Method: http.MethodGet, Path: "/webhook-endpoints/{id}/deliveries", Tags: tags,
