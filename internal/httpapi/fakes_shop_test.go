@@ -162,6 +162,18 @@ func (f *fakeOrders) Deliver(_ context.Context, c order.Command) (order.Order, e
 	return f.do(c)
 }
 
+func (f *fakeOrders) Redrive(_ context.Context, c order.Command) (order.Order, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do(c)
+}
+
+func (f *fakeOrders) SettleByHand(_ context.Context, c order.Command) (order.Order, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do(c)
+}
+
 // fakeCatalog keeps products in memory as the store's contract says.
 type fakeCatalog struct {
 	mu       sync.Mutex

@@ -311,6 +311,10 @@ type shipmentRequest struct {
 
 type deliveryRequest struct{}
 
+type settleRequest struct {
+	Reason string `json:"reason" minLength:"1" maxLength:"1000" doc:"How the money went back." example:"bank transfer of 22 November"`
+}
+
 type (
 	cancelInput struct {
 		ID string `path:"id" maxLength:"64" doc:"The order's id." example:"0198c5d4-5b1e-7c3a-9f00-1d2e3f405162"`
@@ -332,6 +336,11 @@ type (
 		ID string `path:"id" maxLength:"64" doc:"The order's id." example:"0198c5d4-5b1e-7c3a-9f00-1d2e3f405162"`
 		params
 		Body *deliveryRequest
+	}
+	settleInput struct {
+		ID string `path:"id" maxLength:"64" doc:"The order's id." example:"0198c5d4-5b1e-7c3a-9f00-1d2e3f405162"`
+		params
+		Body settleRequest
 	}
 	refundOutput struct {
 		Replayed string `header:"Idempotent-Replayed" doc:"true if the key had asked for it before."`
@@ -360,6 +369,32 @@ func (sf *surface) registerOrderCommands() {
 		OperationID: "deliverOrder", Metadata: hasProblems(slugOrderState, slugStoreUnavailable, slugOutcomeUnknown), Method: http.MethodPost, Path: "/orders/{id}/deliveries", Tags: tags,
 		Summary: "Report that an order has arrived", Description: "Repeating it is no error and changes nothing.",
 	}, auth.ScopeOrdersAdmin, s.deliverOrder)
+	register(sf, huma.Operation{
+		OperationID: "redriveOrder", Metadata: hasProblems(slugOrderState, slugStoreUnavailable, slugOutcomeUnknown), Method: http.MethodPost, Path: "/orders/{id}/redrive", Tags: tags,
+		Summary: "Have a parked order worked on again", Description: "As redriving its dead letter does, and also when that is gone. An order that is not parked stays as it is.",
+	}, auth.ScopeOrdersAdmin, s.redriveOrder)
+	register(sf, huma.Operation{
+		OperationID: "settleOrder", Metadata: hasProblems(slugOrderState, slugStoreUnavailable, slugOutcomeUnknown), Method: http.MethodPost, Path: "/orders/{id}/settle", Tags: tags,
+		Summary: "Record that a parked order's money went back by another way",
+		Description: "For an order whose refund the payment provider refuses for good. Nothing is asked of the provider; the order goes on as if it were refunded. " +
+			"The reason stands in the history and the audit log.",
+	}, auth.ScopeOrdersAdmin, s.settleOrder)
+}
+
+func (s *Server) redriveOrder(ctx context.Context, in *deliveryInput) (*orderOutput, error) {
+	if err := in.reader().err(); err != nil {
+		return nil, err
+	}
+	o, err := s.o.Orders.Redrive(ctx, commandFrom(ctx, in.ID, ""))
+	return showAfter(ctx, o, err)
+}
+
+func (s *Server) settleOrder(ctx context.Context, in *settleInput) (*orderOutput, error) {
+	if err := in.reader().err(); err != nil {
+		return nil, err
+	}
+	o, err := s.o.Orders.SettleByHand(ctx, commandFrom(ctx, in.ID, in.Body.Reason))
+	return showAfter(ctx, o, err)
 }
 
 // commandFrom returns a command of the caller about an order.

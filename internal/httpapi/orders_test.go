@@ -68,7 +68,7 @@ func TestBuyersReachOnlyTheirOwnOrders(t *testing.T) {
 	} {
 		wantProblem(t, f.call(c.method, c.target, "", "Authorization", "Bearer "+c.credential), 404, "not-found")
 	}
-	for _, target := range []string{"/refunds", "/shipments", "/deliveries"} {
+	for _, target := range []string{"/refunds", "/shipments", "/deliveries", "/redrive", "/settle"} {
 		wantProblem(t, f.call("POST", at+target, "", "Authorization", "Bearer buyer"), 403, "scope-missing")
 	}
 }
@@ -155,6 +155,8 @@ func TestCommandsReachTheDomainWithWhoAsks(t *testing.T) {
 		{"the merchant ships", "merchant", "/shipments", `{"carrier":"Post","trackingNumber":"17","trackingUrl":"https://post.example/17"}`, 201, order.Command{Viewer: order.Viewer{TenantID: "demo"}, Actor: merchant}},
 		{"the merchant ships without saying how", "merchant", "/shipments", "", 201, order.Command{Viewer: order.Viewer{TenantID: "demo"}, Actor: merchant}},
 		{"the merchant delivers", "merchant", "/deliveries", `{}`, 200, order.Command{Viewer: order.Viewer{TenantID: "demo"}, Actor: merchant}},
+		{"the merchant redrives", "merchant", "/redrive", "", 200, order.Command{Viewer: order.Viewer{TenantID: "demo"}, Actor: merchant}},
+		{"the merchant settles by hand", "merchant", "/settle", `{"reason":"cash"}`, 200, order.Command{Viewer: order.Viewer{TenantID: "demo"}, Actor: merchant, Reason: "cash"}},
 		{"the merchant delivers without a body", "merchant", "/deliveries", "", 200, order.Command{Viewer: order.Viewer{TenantID: "demo"}, Actor: merchant}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -38,6 +38,10 @@ type Orders interface {
 	Refund(ctx context.Context, r order.RefundRequest) (order.RefundReceipt, error)
 	Ship(ctx context.Context, r order.ShipRequest) (order.Order, error)
 	Deliver(ctx context.Context, c order.Command) (order.Order, error)
+	// Redrive has a parked order worked on again.
+	Redrive(ctx context.Context, c order.Command) (order.Order, error)
+	// SettleByHand records that the money of a parked order went back by another way.
+	SettleByHand(ctx context.Context, c order.Command) (order.Order, error)
 }
 
 // Catalog is the products. *catalog.Service is one.

@@ -305,7 +305,7 @@ func TestEveryRouteWantsItsScope(t *testing.T) {
 		{"POST", "/orders", "orders:write"}, {"GET", "/orders", "orders:read or orders:admin"}, {"GET", "/orders/1", "orders:read or orders:admin"},
 		{"GET", "/orders/1/status", "orders:read or orders:admin"}, {"GET", "/orders/1/history", "orders:read or orders:admin"},
 		{"POST", "/orders/1/cancel", "orders:write or orders:admin"}, {"POST", "/orders/1/refunds", "orders:admin"},
-		{"POST", "/orders/1/shipments", "orders:admin"}, {"POST", "/orders/1/deliveries", "orders:admin"},
+		{"POST", "/orders/1/shipments", "orders:admin"}, {"POST", "/orders/1/deliveries", "orders:admin"}, {"POST", "/orders/1/redrive", "orders:admin"}, {"POST", "/orders/1/settle", "orders:admin"},
 		{"PUT", "/products/a", "catalog:write"}, {"GET", "/products?inactive=true", "catalog:write"},
 		{"PUT", "/stock/a", "stock:write"}, {"POST", "/stock/a/adjustments", "stock:write"},
 		{"GET", "/stock/a", "stock:write or orders:admin"}, {"GET", "/stock", "stock:write or orders:admin"},
