@@ -307,6 +307,38 @@ func TestRefundsAndCancelsGiveMoneyAndStockBack(t *testing.T) {
 	}
 }
 
+func TestAnOrderWhoseRefundIsRefusedCanBeSettledByHand(t *testing.T) {
+	s := start(t, testConfig(t))
+	s.sell("a", 10)
+	id := s.place("a", "tok_refund_fails", "1")
+	s.reaches(id, "fulfilling")
+	s.want(200, "POST", "/orders/"+id+"/cancel", "")
+	parked := func(what string) {
+		t.Helper()
+		s.eventually(what, func() error {
+			if a := s.do("GET", "/orders/"+id, ""); !strings.Contains(string(a.body), `"parkedAt"`) {
+				return fmt.Errorf("%s", a.body)
+			}
+			return nil
+		})
+	}
+	parked("the order is parked")
+	var letters struct{ DeadLetters []struct{ ID, Reason string } }
+	s.want(200, "GET", "/dead-letters?kind=order", "").into(t, &letters)
+	if len(letters.DeadLetters) != 1 || !strings.Contains(letters.DeadLetters[0].Reason, "refuses") {
+		t.Errorf("dead letters: %+v", letters)
+	}
+	s.want(200, "POST", "/dead-letters/"+letters.DeadLetters[0].ID+"/redrive", "")
+	parked("the redriven order is parked again")
+	s.want(200, "POST", "/orders/"+id+"/redrive", "")
+	parked("and again")
+	s.want(200, "POST", "/orders/"+id+"/settle", `{"reason":"paid back in cash"}`)
+	s.reaches(id, "refunded")
+	if l := s.level("a"); l.Reserved != 0 || l.OnHand != 10 {
+		t.Errorf("stock %+v", l)
+	}
+}
+
 // TestTheBrokerMayGoAndComeBackWithoutItsData stops an external broker while
 // orders come in, and starts it empty.
 func TestTheBrokerMayGoAndComeBackWithoutItsData(t *testing.T) {

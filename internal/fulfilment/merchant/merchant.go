@@ -88,8 +88,9 @@ type Merchant struct {
 	listener net.Listener
 	parcels  *parcels
 
-	mu   sync.Mutex // guards seen
-	seen *recent
+	mu        sync.Mutex // guards what follows
+	seen      *recent    // webhooks
+	cancelled *recent    // orders
 }
 
 // New returns a Merchant that listens on a port of this machine alone.
@@ -106,7 +107,7 @@ func New(o Options) (*Merchant, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the demo merchant cannot listen: %w", err)
 	}
-	return &Merchant{o: o, webhook: webhook, listener: listener, parcels: newParcels(o.MaxOrders), seen: newRecent(maxSeen)}, nil
+	return &Merchant{o: o, webhook: webhook, listener: listener, parcels: newParcels(o.MaxOrders), seen: newRecent(maxSeen), cancelled: newRecent(maxSeen)}, nil
 }
 
 // URL is where webhooks are to be sent.
@@ -197,11 +198,17 @@ func (m *Merchant) take(id string, b *webhookBody) bool {
 	if b.Data.OrderID != "" {
 		switch b.Type {
 		case "order.paid":
+			if m.cancelled.has(b.Data.OrderID) {
+				break // webhooks may come in another order than things happened
+			}
 			if !m.parcels.add(b.Data.OrderID, toShip, time.Now().Add(m.o.ShipAfter)) {
 				return false
 			}
 		case "order.cancelled":
 			m.parcels.drop(b.Data.OrderID)
+			if !m.cancelled.has(b.Data.OrderID) {
+				m.cancelled.add(b.Data.OrderID)
+			}
 		}
 	}
 	m.seen.add(id)

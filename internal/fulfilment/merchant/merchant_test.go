@@ -244,6 +244,9 @@ func TestACancelledOrderIsNotShipped(t *testing.T) {
 	if status := send(t, m, "msg_2", "order.paid", "order-2", nil); status != 204 {
 		t.Errorf("with room again it is answered %d, want 204", status)
 	}
+	if status := send(t, m, "msg_4", "order.paid", "order-1", nil); status != 204 {
+		t.Errorf("told to ship after the cancel it answers %d, want 204 and to do nothing", status)
+	}
 	m.parcels.mu.Lock()
 	defer m.parcels.mu.Unlock()
 	if m.parcels.byOrder["order-1"] != nil || len(m.parcels.byTime) != 1 || m.parcels.byTime[0].orderID != "order-2" {
