@@ -454,3 +454,43 @@ func TestAWebhookThatIsNotStripesIsRefused(t *testing.T) {
 		t.Errorf("%d %s", a.code, a.body)
 	}
 }
+
+func TestAPriceIsTheCataloguesWhenTheOrderIsPlaced(t *testing.T) {
+	s := start(t, testConfig(t))
+	s.sell("a", 10)
+	total := func(id string) string {
+		var o struct{ Total struct{ Amount int } }
+		s.want(200, "GET", "/orders/"+id, "").into(t, &o)
+		return fmt.Sprint(o.Total.Amount)
+	}
+	first := s.place("a", "tok_ok", "cart-1")
+	s.want(200, "PUT", "/products/a", `{"names":{"en":"A thing"},"price":{"amount":1500,"currency":"EUR"},"category":"things","active":true}`)
+	second := s.place("a", "tok_ok", "cart-2") // the buyer had seen the old price
+	if again := s.place("a", "tok_ok", "cart-1"); again != first {
+		t.Errorf("the first order repeated is %s, was %s", again, first)
+	}
+	if got := total(first) + " " + total(second); got != "999 1500" {
+		t.Errorf("totals %s", got)
+	}
+	s.want(200, "PUT", "/products/a", `{"names":{"en":"A thing"},"price":{"amount":1500,"currency":"EUR"},"category":"things","active":false}`)
+	for body, slug := range map[string]string{
+		orderBody("a", "tok_ok"):                                                                "inactive-product",
+		orderBody("none", "tok_ok"):                                                             "unknown-sku",
+		`{"items":[{"sku":"a","quantity":0}],"paymentToken":"tok_ok"}`:                          "invalid-body",
+		`{"items":[{"sku":"a","quantity":-1}],"paymentToken":"tok_ok"}`:                         "invalid-body",
+		`{"items":[{"sku":"a","quantity":99999999999}],"paymentToken":"tok_ok"}`:                "invalid-body",
+		`{"items":[{"sku":"a","quantity":1,"unitPrice":1}],"paymentToken":"tok_ok"}`:            "invalid-body",
+		`{"items":[{"sku":"a","quantity":1}],"paymentToken":"tok_ok","note":"\u0000"}`:          "invalid-body",
+		`{"items":[{"sku":"a","quantity":1}],"paymentToken":"tok_ok","total":{"amount":"one"}}`: "invalid-body",
+	} {
+		if a := s.do("POST", "/orders", body, "Idempotency-Key", "bad"); a.code != 422 || !strings.Contains(string(a.body), slug) {
+			t.Errorf("%s: %d %s, want 422 %s", body, a.code, a.body, slug)
+		}
+	}
+	s.want(201, "PUT", "/products/usd", `{"names":{"en":"Another"},"price":{"amount":100,"currency":"USD"},"category":"things","active":true}`)
+	s.want(200, "PUT", "/products/a", `{"names":{"en":"A thing"},"price":{"amount":1500,"currency":"EUR"},"category":"things","active":true}`)
+	a := s.do("POST", "/orders", `{"items":[{"sku":"a","quantity":1},{"sku":"usd","quantity":1}],"paymentToken":"tok_ok"}`, "Idempotency-Key", "mixed")
+	if a.code != 422 || !strings.Contains(string(a.body), "currency-mismatch") {
+		t.Errorf("two currencies: %d %s", a.code, a.body)
+	}
+}
