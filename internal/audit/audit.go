@@ -55,6 +55,10 @@ type Query struct {
 	Cursor string
 }
 
+// MaxScan is how many entries a page with a filter on action or subject is
+// searched for in.
+const MaxScan = 20_000
+
 // Page is one page of entries; Next is empty when nothing follows.
 type Page struct {
 	Entries []Entry
@@ -67,7 +71,9 @@ type Store interface {
 	// Record writes entries of changes that have no transaction in this store, in
 	// one durable transaction. An entry whose (tenant, id) is there is left.
 	Record(ctx context.Context, entries []Entry) error
-	// Entries returns one page; ErrBadCursor if the cursor is not one it gave.
+	// Entries returns one page; ErrBadCursor if the cursor is not one it gave. A page
+	// of one action or subject is of at most MaxScan entries looked at, so that it
+	// ends soon: it can be short, or empty, with Next set.
 	Entries(ctx context.Context, q Query) (Page, error)
 }
 

@@ -31,7 +31,7 @@ type auditActor struct {
 
 type auditPage struct {
 	Entries    []auditEntry `json:"entries" nullable:"false" doc:"Newest first."`
-	NextCursor string       `json:"nextCursor" doc:"Give it as cursor to get the next page; empty on the last."`
+	NextCursor string       `json:"nextCursor" doc:"Give it as cursor to get the next page; empty on the last. A page that is asked for by action or subject can be short, or have no entries at all, and still have one."`
 }
 
 type (
@@ -46,7 +46,9 @@ func (sf *surface) registerAudit() {
 	text := &huma.Schema{Type: huma.TypeString}
 	register(sf, huma.Operation{
 		OperationID: "listAudit", Metadata: longRead(), Method: http.MethodGet, Path: "/audit", Tags: []string{"Audit log"},
-		Summary: "List administrative actions, newest first", Description: "Who changed what, with before and after. Nothing can be removed from it.",
+		Summary: "List administrative actions, newest first",
+		Description: "Who changed what, with before and after. Nothing can be removed from it. " +
+			"With action or subject a page is of the next 20,000 entries that the rest of the query allows, so that it never takes long: go on until nextCursor is empty.",
 		Parameters: []*huma.Param{
 			queryParam("action", "Only this action.", text, "product.put"), queryParam("object", "Only of this object.", text, "product/tee-black-m"),
 			queryParam("subject", "Only by this subject.", text, "ops"),

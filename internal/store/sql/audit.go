@@ -22,11 +22,18 @@ WHERE tenant_id = $1 AND id >= $2 AND id < $3 AND at_ns >= $4 AND at_ns < $5
   AND ($6 = '' OR action = $6) AND ($7 = '' OR subject = $7)
 ORDER BY id DESC LIMIT $8`
 
-	// One bound on the id only: with two SQLite would take the primary key.
+	// The pairs are of one object. Without them SQLite would take the primary key.
 	listAuditOfObject = `SELECT ` + auditColumns + ` FROM audit_log
-WHERE tenant_id = $1 AND object = $2 AND id < $3 AND at_ns >= $4 AND at_ns < $5
-  AND ($6 = '' OR action = $6) AND ($7 = '' OR subject = $7)
-ORDER BY id DESC LIMIT $8`
+WHERE tenant_id = $1 AND (object, id) >= ($2, $3) AND (object, id) < ($2, $4) AND at_ns >= $5 AND at_ns < $6
+  AND ($7 = '' OR action = $7) AND ($8 = '' OR subject = $8)
+ORDER BY object DESC, id DESC LIMIT $9`
+
+	// These find the last entry that a page may look at, from an index alone.
+	lastOfAudit = `SELECT id FROM audit_log WHERE tenant_id = $1 AND id >= $2 AND id < $3
+ORDER BY id DESC LIMIT 1 OFFSET $4`
+
+	lastOfAuditOfObject = `SELECT id FROM audit_log WHERE tenant_id = $1 AND object = $2 AND id >= $3 AND id < $4
+ORDER BY id DESC LIMIT 1 OFFSET $5`
 )
 
 var addAudit = manyRows{head: `INSERT INTO audit_log (` + auditColumns + `) VALUES `, width: 10,
@@ -84,16 +91,26 @@ func (s *Audit) Entries(ctx context.Context, q audit.Query) (audit.Page, error) 
 	if q.Limit < 1 {
 		return audit.Page{}, fmt.Errorf("read the audit log: the limit is %d; ask for at least 1", q.Limit)
 	}
-	statement, args, err := auditQuery(q)
+	first, end, err := auditSpan(q)
 	if err != nil {
 		return audit.Page{}, err
 	}
+	var page audit.Page
+	if q.Action != "" || q.Subject != "" {
+		last, err := s.lastLookedAt(ctx, q, first, end)
+		if err != nil {
+			return audit.Page{}, in("read the audit log", err)
+		}
+		if last != "" {
+			first, page.Next = last, packCursor(auditCursor, last)
+		}
+	}
+	statement, args := auditQuery(q, first, end)
 	rows, err := s.read.QueryContext(ctx, statement, args...)
 	if err != nil {
 		return audit.Page{}, in("read the audit log", err)
 	}
 	defer rows.Close()
-	var page audit.Page
 	bytes := 0
 	for rows.Next() {
 		if n := len(page.Entries); n >= q.Limit || bytes >= maxListBytes {
@@ -113,8 +130,9 @@ func (s *Audit) Entries(ctx context.Context, q audit.Query) (audit.Page, error) 
 // endOfIDs is above every id.
 const endOfIDs = "~"
 
-func auditQuery(q audit.Query) (string, []any, error) {
-	first, end := "", endOfIDs
+// auditSpan returns the ids that a page is from: [first, end).
+func auditSpan(q audit.Query) (first, end string, err error) {
+	end = endOfIDs
 	if !q.From.IsZero() {
 		first = audit.FirstID(q.From)
 	}
@@ -125,15 +143,33 @@ func auditQuery(q audit.Query) (string, []any, error) {
 	if q.Cursor != "" {
 		after, ok := unpackCursor(auditCursor, q.Cursor)
 		if !ok {
-			return "", nil, audit.ErrBadCursor
+			return "", "", audit.ErrBadCursor
 		}
 		end = min(end, after)
 	}
+	return first, end, nil
+}
+
+// lastLookedAt returns the id of the last entry that a page may look at, empty if
+// it may look at all there are.
+func (s *Audit) lastLookedAt(ctx context.Context, q audit.Query, first, end string) (id string, err error) {
+	if q.Object == "" {
+		err = s.read.QueryRowContext(ctx, lastOfAudit, q.TenantID, first, end, audit.MaxScan-1).Scan(&id)
+	} else {
+		err = s.read.QueryRowContext(ctx, lastOfAuditOfObject, q.TenantID, q.Object, first, end, audit.MaxScan-1).Scan(&id)
+	}
+	if noRows(err) {
+		return "", nil
+	}
+	return id, err
+}
+
+func auditQuery(q audit.Query, first, end string) (string, []any) {
 	from, to := bound(q.From, math.MinInt64), bound(q.To, math.MaxInt64)
 	if q.Object == "" {
-		return listAudit, []any{q.TenantID, first, end, from, to, q.Action, q.Subject, q.Limit + 1}, nil
+		return listAudit, []any{q.TenantID, first, end, from, to, q.Action, q.Subject, q.Limit + 1}
 	}
-	return listAuditOfObject, []any{q.TenantID, q.Object, end, from, to, q.Action, q.Subject, q.Limit + 1}, nil
+	return listAuditOfObject, []any{q.TenantID, q.Object, first, end, from, to, q.Action, q.Subject, q.Limit + 1}
 }
 
 func scanAudit(row interface{ Scan(...any) error }) (audit.Entry, error) {

@@ -14,9 +14,11 @@
 // isolation the database gives.
 //
 // Concurrency: everything exported is safe for concurrent use. A store writes
-// through one pool and reads through another, which may be the same: SQLite has
-// one writer, and giving it one connection makes callers queue in Go instead of
-// polling for the lock. The pools belong to the caller, who closes them.
+// through one pool, reads single rows through another and lists and counts through
+// a third; they may be the same. SQLite has one writer, and giving it one
+// connection makes callers queue in Go instead of polling for the lock; and who
+// lists much is not in the way of who needs one row. The pools belong to the
+// caller, who closes them.
 package sql
 
 import (
@@ -61,6 +63,8 @@ func Statements() map[string]string {
 		"audit: add":                  addAudit.text(2),
 		"audit: list":                 listAudit,
 		"audit: list of object":       listAuditOfObject,
+		"audit: last of list":         lastOfAudit,
+		"audit: last of object":       lastOfAuditOfObject,
 	}
 	maps.Copy(all, webhookStatements())
 	return all

@@ -34,6 +34,7 @@ func Audit(t *testing.T, fresh func(t testing.TB) audit.Store) {
 		{"filters find exactly what they name", auditFilters},
 		{"a span of time includes its beginning and not its end", auditSpan},
 		{"pages have every entry once while others are written", auditPages},
+		{"what is hard to find is looked for in bounded pages", auditScan},
 		{"a large page ends early and goes on", auditLargePages},
 		{"a cursor that the server did not give is refused", auditCursors},
 		{"a page of nothing is not asked for", auditLimit},
@@ -186,6 +187,40 @@ func auditPages(t *testing.T, s audit.Store) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" || q.Cursor != "" {
 		t.Errorf("next %q, pages differ (-want +got):\n%s", q.Cursor, diff)
+	}
+}
+
+// auditScan has one entry that a filter finds below more than a page may look at.
+func auditScan(t *testing.T, s audit.Store) {
+	want := entry("demo", 0)
+	want.Actor, want.Action, want.Object = bob, "stock.adjust", "stock/1"
+	entries := []audit.Entry{want}
+	for n := range audit.MaxScan {
+		e := entry("demo", 0)
+		e.At = monday.Add(time.Duration(n+1) * time.Millisecond)
+		e.ID, e.Object, e.After = audit.NewID(e.At), "stock/1", nil
+		entries = append(entries, e)
+	}
+	for chunk := range slices.Chunk(entries, 5000) {
+		record(t, s, chunk...)
+	}
+	for _, q := range []audit.Query{{Subject: "bob"}, {Action: "stock.adjust"}, {Subject: "bob", Object: "stock/1"}, {Action: "stock.adjust", From: monday}} {
+		q.TenantID, q.Limit = "demo", 10
+		p, err := s.Entries(t.Context(), q)
+		if err != nil || len(p.Entries) > 0 || p.Next == "" {
+			t.Errorf("%+v: the first page has %d entries, next %q, error %v; want none and a next page", q, len(p.Entries), p.Next, err)
+		}
+		q.Cursor = p.Next
+		wantEntries(t, s, q, want)
+	}
+	// A full page goes on after its last entry, not after the last that it looked at.
+	p, err := s.Entries(t.Context(), audit.Query{TenantID: "demo", Subject: "ann", Limit: 7})
+	if err != nil || len(p.Entries) != 7 {
+		t.Fatalf("%d entries, error %v", len(p.Entries), err)
+	}
+	p, err = s.Entries(t.Context(), audit.Query{TenantID: "demo", Subject: "ann", Limit: 1, Cursor: p.Next})
+	if diff := cmp.Diff(entries[audit.MaxScan-7:audit.MaxScan-6], p.Entries, cmpopts.EquateEmpty()); diff != "" || err != nil {
+		t.Errorf("error %v, the entry after a full page differs (-want +got):\n%s", err, diff)
 	}
 }
 
