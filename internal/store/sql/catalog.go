@@ -42,12 +42,14 @@ WHERE products.version = excluded.version - 1`}
 )
 
 // Catalog is the catalog.Store of a SQL database.
-type Catalog struct{ write, read *stdsql.DB }
+type Catalog struct{ write, read, lists *stdsql.DB }
 
 var _ catalog.Store = (*Catalog)(nil)
 
 // NewCatalog returns the products of a database.
-func NewCatalog(write, read *stdsql.DB) *Catalog { return &Catalog{write: write, read: read} }
+func NewCatalog(write, read, lists *stdsql.DB) *Catalog {
+	return &Catalog{write: write, read: read, lists: lists}
+}
 
 // skuKey names a row by tenant and SKU.
 type skuKey struct{ tenantID, sku string }
@@ -226,7 +228,7 @@ func (s *Catalog) Products(ctx context.Context, q catalog.Query) (catalog.Page, 
 	if q.Category != "" {
 		statement, args = listProductsOfCategory, []any{q.TenantID, q.Category, after, number(q.Inactive), q.Limit + 1}
 	}
-	rows, err := s.read.QueryContext(ctx, statement, args...)
+	rows, err := s.lists.QueryContext(ctx, statement, args...)
 	if err != nil {
 		return catalog.Page{}, in("list products", err)
 	}
@@ -253,7 +255,7 @@ func (s *Catalog) Prices(ctx context.Context, tenantID, sku string, limit int) (
 	if limit < 1 {
 		return nil, fmt.Errorf("list prices: the limit is %d; ask for at least 1", limit)
 	}
-	rows, err := s.read.QueryContext(ctx, listPrices, tenantID, sku, limit)
+	rows, err := s.lists.QueryContext(ctx, listPrices, tenantID, sku, limit)
 	if err != nil {
 		return nil, in("list prices", err)
 	}

@@ -47,13 +47,13 @@ WHERE tenant_id = $3 AND id = $4`
 const maxListBytes = 8 << 20
 
 // DeadLetters is the deadletter.Store of a SQL database.
-type DeadLetters struct{ write, read *stdsql.DB }
+type DeadLetters struct{ write, read, lists *stdsql.DB }
 
 var _ deadletter.Store = (*DeadLetters)(nil)
 
 // NewDeadLetters returns the dead letters of a database.
-func NewDeadLetters(write, read *stdsql.DB) *DeadLetters {
-	return &DeadLetters{write: write, read: read}
+func NewDeadLetters(write, read, lists *stdsql.DB) *DeadLetters {
+	return &DeadLetters{write: write, read: read, lists: lists}
 }
 
 // Add writes the letters. See deadletter.Store.
@@ -107,7 +107,7 @@ func (s *DeadLetters) List(ctx context.Context, f deadletter.Filter, limit int, 
 			return nil, "", err
 		}
 	}
-	rows, err := s.read.QueryContext(ctx, listLetters, f.TenantID, string(f.Kind), f.Type,
+	rows, err := s.lists.QueryContext(ctx, listLetters, f.TenantID, string(f.Kind), f.Type,
 		bound(f.From, math.MinInt64), bound(f.To, math.MaxInt64), before.receivedNs, before.id, limit+1)
 	if err != nil {
 		return nil, "", in("list dead letters", err)
@@ -163,7 +163,7 @@ func (s *DeadLetters) change(ctx context.Context, doing, statement string, args 
 
 // Count returns the number of letters by kind. See deadletter.Store.
 func (s *DeadLetters) Count(ctx context.Context) (map[deadletter.Kind]int64, error) {
-	rows, err := s.read.QueryContext(ctx, countLetters)
+	rows, err := s.lists.QueryContext(ctx, countLetters)
 	if err != nil {
 		return nil, in("count dead letters", err)
 	}

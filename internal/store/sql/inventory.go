@@ -47,12 +47,14 @@ WHERE stock.version = excluded.version - 1`}
 )
 
 // Inventory is the inventory.Store of a SQL database.
-type Inventory struct{ write, read *stdsql.DB }
+type Inventory struct{ write, read, lists *stdsql.DB }
 
 var _ inventory.Store = (*Inventory)(nil)
 
 // NewInventory returns the stock of a database.
-func NewInventory(write, read *stdsql.DB) *Inventory { return &Inventory{write: write, read: read} }
+func NewInventory(write, read, lists *stdsql.DB) *Inventory {
+	return &Inventory{write: write, read: read, lists: lists}
+}
 
 // Set sets what is on hand. See inventory.Store.
 func (s *Inventory) Set(ctx context.Context, set inventory.Set) (inventory.Level, error) {
@@ -197,7 +199,7 @@ func (s *Inventory) Levels(ctx context.Context, q inventory.Query) (inventory.Pa
 			return inventory.Page{}, inventory.ErrBadCursor
 		}
 	}
-	rows, err := s.read.QueryContext(ctx, listLevels, q.TenantID, after, q.Limit+1)
+	rows, err := s.lists.QueryContext(ctx, listLevels, q.TenantID, after, q.Limit+1)
 	if err != nil {
 		return inventory.Page{}, in("list stock", err)
 	}

@@ -33,12 +33,14 @@ RETURNING id, tenant_id, name, scopes, hash, created_ns, expires_ns, revoked_ns,
 )
 
 // Keys is the auth.KeyStore of a SQL database.
-type Keys struct{ write, read *stdsql.DB }
+type Keys struct{ write, read, lists *stdsql.DB }
 
 var _ auth.KeyStore = (*Keys)(nil)
 
 // NewKeys returns the API keys of a database.
-func NewKeys(write, read *stdsql.DB) *Keys { return &Keys{write: write, read: read} }
+func NewKeys(write, read, lists *stdsql.DB) *Keys {
+	return &Keys{write: write, read: read, lists: lists}
+}
 
 // Insert writes a new key. See auth.KeyStore.
 func (s *Keys) Insert(ctx context.Context, k auth.Key, by audit.Actor) error {
@@ -74,7 +76,7 @@ func (s *Keys) ByID(ctx context.Context, id string) (auth.Key, error) {
 
 // List returns the keys of a tenant, the newest first. See auth.KeyStore.
 func (s *Keys) List(ctx context.Context, tenantID string) ([]auth.Key, error) {
-	rows, err := s.read.QueryContext(ctx, listKeys, tenantID)
+	rows, err := s.lists.QueryContext(ctx, listKeys, tenantID)
 	if err != nil {
 		return nil, in("list API keys", err)
 	}

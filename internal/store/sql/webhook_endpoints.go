@@ -34,12 +34,14 @@ WHERE tenant_id = $8 AND id = $9 AND version = $10`
 )
 
 // Webhooks is the fulfilment.Store of a SQL database.
-type Webhooks struct{ write, read *stdsql.DB }
+type Webhooks struct{ write, read, lists *stdsql.DB }
 
 var _ fulfilment.Store = (*Webhooks)(nil)
 
 // NewWebhooks returns the webhook endpoints and deliveries of a database.
-func NewWebhooks(write, read *stdsql.DB) *Webhooks { return &Webhooks{write: write, read: read} }
+func NewWebhooks(write, read, lists *stdsql.DB) *Webhooks {
+	return &Webhooks{write: write, read: read, lists: lists}
+}
 
 // Endpoint returns one endpoint. See fulfilment.Store.
 func (s *Webhooks) Endpoint(ctx context.Context, tenantID, id string) (fulfilment.Endpoint, error) {

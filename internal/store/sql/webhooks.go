@@ -281,7 +281,7 @@ func insertLetter(ctx context.Context, tx *stdsql.Tx, l *deadletter.Letter) erro
 
 // Due counts what is due and what is too far away. See fulfilment.Store.
 func (s *Webhooks) Due(ctx context.Context, now, horizon time.Time) (due, beyond int, err error) {
-	err = s.read.QueryRowContext(ctx, countDue, nanos(now), bound(horizon, math.MaxInt64)).Scan(&due, &beyond)
+	err = s.lists.QueryRowContext(ctx, countDue, nanos(now), bound(horizon, math.MaxInt64)).Scan(&due, &beyond)
 	return due, beyond, in("count due webhooks", err)
 }
 
@@ -311,7 +311,7 @@ func (s *Webhooks) Deliveries(ctx context.Context, tenantID, endpointID string, 
 	if endpointID != "" {
 		statement, args = listDeliveriesOfEndpoint, []any{tenantID, endpointID, before, limit + 1}
 	}
-	rows, err := s.read.QueryContext(ctx, statement, args...)
+	rows, err := s.lists.QueryContext(ctx, statement, args...)
 	if err != nil {
 		return nil, "", in("list webhook deliveries", err)
 	}

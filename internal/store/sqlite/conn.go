@@ -32,6 +32,10 @@ const (
 	// mainCheckpointPages (128 MiB) is a last resort: the checkpointer comes long
 	// before, and not within somebody's commit.
 	mainCheckpointPages = 32000
+	// mainReaders and mainListers are the connections of the two pools that read
+	// millrace.db.
+	mainReaders = 3
+	mainListers = 3
 )
 
 // access says what a connection may do.

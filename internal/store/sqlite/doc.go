@@ -32,8 +32,9 @@
 // that it is the only process that writes these files; whoever opens it holds a
 // lock on the directory.
 //
-// millrace.db has one connection that writes, for which callers wait in Go, and a
-// pool that reads. What is asked very often of it, placing and advancing orders,
+// millrace.db has one connection that writes, for which callers wait in Go, a pool
+// that reads single rows and the outbox, and one that lists and counts: however
+// many list, what is on its way is not held up. What is asked very often of it, placing and advancing orders,
 // comes in batches and goes through multi-row statements that stay prepared on
 // that connection, see hotConn. The size of such a commit is the number of pages it
 // touches, so its pages are small.

@@ -18,28 +18,28 @@ import (
 // with multi-row statements, and without database/sql in between, see hotConn.
 // Whoever has that connection is alone with the tables, so what it reads before it
 // writes is locked. What several methods want to write at one moment shares one
-// transaction, and so one sync of the disk, see orders_group.go. Reads for callers
-// use the pool of reading connections.
+// transaction, and so one sync of the disk, see orders_group.go. Reads of single
+// orders and of the outbox use one pool of reading connections, lists another.
 type orders struct {
-	write, read *stdsql.DB
-	byID        *stdsql.Stmt // of read
-	outbox      *outboxRows
-	checkpoints *checkpointer
-	group       *coalesce.Caller[part, struct{}]
-	metrics     *Metrics
-	faults      faults
+	write, read, lists *stdsql.DB
+	byID               *stdsql.Stmt // of read
+	outbox             *outboxRows
+	checkpoints        *checkpointer
+	group              *coalesce.Caller[part, struct{}]
+	metrics            *Metrics
+	faults             faults
 }
 
 var _ order.Store = (*orders)(nil)
 
-// openOrders makes the stores of orders and of the outbox.
-func openOrders(ctx context.Context, write, read *stdsql.DB, path string, logger *slog.Logger, metrics *Metrics) (*orders, error) {
-	x, err := openOutbox(ctx, read)
+// openOrders makes the stores of orders and of the outbox, on the pools of db.
+func openOrders(ctx context.Context, db *DB, path string, logger *slog.Logger, metrics *Metrics) (*orders, error) {
+	x, err := openOutbox(ctx, db.read, db.lists)
 	if err != nil {
 		return nil, err
 	}
-	o := &orders{write: write, read: read, outbox: x, metrics: metrics}
-	if o.byID, err = read.PrepareContext(ctx, orderByID); err != nil {
+	o := &orders{write: db.write, read: db.read, lists: db.lists, outbox: x, metrics: metrics}
+	if o.byID, err = o.read.PrepareContext(ctx, orderByID); err != nil {
 		return nil, fmt.Errorf("prepare to read orders: %w", err)
 	}
 	if o.checkpoints, err = startCheckpointer(path, o.hold, logger); err != nil {

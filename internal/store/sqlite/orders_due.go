@@ -158,7 +158,7 @@ func (o *orders) CountByStatus(ctx context.Context) (map[order.Status]int64, err
 			continue
 		}
 		var n stdsql.NullInt64
-		err := o.read.QueryRowContext(ctx, countOrders, string(status)).Scan(&n)
+		err := o.lists.QueryRowContext(ctx, countOrders, string(status)).Scan(&n)
 		if err != nil {
 			return nil, fmt.Errorf("count orders by status: %w", err)
 		}

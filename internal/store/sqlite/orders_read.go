@@ -68,7 +68,7 @@ func (o *orders) Order(ctx context.Context, tenantID, id string) (order.Order, e
 // History returns an order's transitions. See order.Store.
 func (o *orders) History(ctx context.Context, tenantID, id string) ([]order.HistoryEntry, error) {
 	var entries []order.HistoryEntry
-	err := readRows(ctx, o.read, 7, func(row []driver.Value) error {
+	err := readRows(ctx, o.lists, 7, func(row []driver.Value) error {
 		entries = append(entries, order.HistoryEntry{Version: intOf(row[0]), At: timeOf(row[1]), Event: order.Event(textOf(row[2])),
 			From: order.Status(textOf(row[3])), To: order.Status(textOf(row[4])), Actor: textOf(row[5]), Reason: textOf(row[6])})
 		return nil
@@ -98,7 +98,7 @@ func (o *orders) Orders(ctx context.Context, q order.Query) (order.Page, error) 
 	query, args := ordersQuery(q, before)
 	var page order.Page
 	bytes := 0
-	err := readRows(ctx, o.read, orderColumnCount, func(row []driver.Value) error {
+	err := readRows(ctx, o.lists, orderColumnCount, func(row []driver.Value) error {
 		if n := len(page.Orders); n == q.Limit || bytes >= maxPageBytes {
 			page.Next = orderCursor(q, page.Orders[n-1].ID)
 			return errPageFull

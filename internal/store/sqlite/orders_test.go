@@ -138,21 +138,27 @@ func TestACheckpointIsForcedWhenTheWALGrewTooLong(t *testing.T) {
 	}
 }
 
+// planOf returns the steps in which SQLite would answer a query.
+func planOf(t *testing.T, db *DB, query string, args ...any) string {
+	t.Helper()
+	var steps []string
+	err := readRows(t.Context(), db.read, 4, func(row []driver.Value) error {
+		steps = append(steps, textOf(row[3]))
+		return nil
+	}, "EXPLAIN QUERY PLAN "+query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(steps, "; ")
+}
+
 // TestQueriesOfOrdersAreIndexScans asks SQLite how it would go about them.
 func TestQueriesOfOrdersAreIndexScans(t *testing.T) {
 	db := stocked(t, t.TempDir())
 	placeRange(t, db, 0, 100, 100)
 	plan := func(query string, args ...any) string {
 		t.Helper()
-		var steps []string
-		err := readRows(t.Context(), db.read, 4, func(row []driver.Value) error {
-			steps = append(steps, textOf(row[3]))
-			return nil
-		}, "EXPLAIN QUERY PLAN "+query, args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Join(steps, "; ")
+		return planOf(t, db, query, args...)
 	}
 	for _, c := range []struct {
 		q    order.Query

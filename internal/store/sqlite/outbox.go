@@ -32,16 +32,16 @@ const depthCap = 100_000
 // outboxRows is the outbox.Store. Sequences come from memory: one process owns
 // the file, and a number that a transaction did not use is never used again.
 type outboxRows struct {
-	orders  *orders // for its transactions
-	read    *stdsql.DB
-	last    [len(laneNames)]atomic.Int64 // the sequence given out last
-	written [len(laneNames)]chan struct{}
+	orders      *orders // for its transactions
+	read, lists *stdsql.DB
+	last        [len(laneNames)]atomic.Int64 // the sequence given out last
+	written     [len(laneNames)]chan struct{}
 }
 
 var _ outbox.Store = (*outboxRows)(nil)
 
-func openOutbox(ctx context.Context, read *stdsql.DB) (*outboxRows, error) {
-	x := &outboxRows{read: read}
+func openOutbox(ctx context.Context, read, lists *stdsql.DB) (*outboxRows, error) {
+	x := &outboxRows{read: read, lists: lists}
 	for n, lane := range laneNames {
 		var last int64
 		if err := read.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM outbox WHERE lane = ?`, string(lane)).Scan(&last); err != nil {
@@ -169,7 +169,7 @@ func (x *outboxRows) Depth(ctx context.Context, lane outbox.Lane) (rows int64, o
 		return 0, time.Time{}, err
 	}
 	var oldestNs int64
-	err = x.read.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE lane = ?1 LIMIT ?2)),
+	err = x.lists.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE lane = ?1 LIMIT ?2)),
 		coalesce((SELECT at_ns FROM outbox WHERE lane = ?1 ORDER BY seq LIMIT 1), 0)`, string(lane), depthCap).Scan(&rows, &oldestNs)
 	if err != nil {
 		return 0, time.Time{}, fmt.Errorf("measure lane %s of the outbox: %w", lane, err)

@@ -7,7 +7,7 @@ import (
 )
 
 // Catalog returns the store of products.
-func (db *DB) Catalog() catalog.Store { return storesql.NewCatalog(db.write, db.read) }
+func (db *DB) Catalog() catalog.Store { return storesql.NewCatalog(db.write, db.read, db.lists) }
 
 // Inventory returns the store of stock.
-func (db *DB) Inventory() inventory.Store { return storesql.NewInventory(db.write, db.read) }
+func (db *DB) Inventory() inventory.Store { return storesql.NewInventory(db.write, db.read, db.lists) }

@@ -60,7 +60,10 @@ type DB struct {
 	keys        *storesql.Keys
 	orders      *orders
 	audit       *storesql.Audit
-	write, read *stdsql.DB // of millrace.db; write has one connection
+	// The pools of millrace.db: write has one connection; lists, histories, counts
+	// and the audit log have a pool of their own, so that many who list are not in
+	// the way of the outbox and of those who need one row.
+	write, read, lists *stdsql.DB
 }
 
 // Open opens the store below o.Dir, creates what is missing and migrates what is
@@ -102,13 +105,16 @@ func (db *DB) openMain(ctx context.Context, path string, opts Options) error {
 	if err := s.apply(ctx, db.write, path); err != nil {
 		return err
 	}
-	if db.read, err = pool(path, reading, readersPerDay); err != nil {
+	if db.read, err = pool(path, reading, mainReaders); err != nil {
 		return err
 	}
-	db.deadLetters = storesql.NewDeadLetters(db.write, db.read)
-	db.keys = storesql.NewKeys(db.write, db.read)
-	db.audit = storesql.NewAudit(db.write, db.read)
-	if db.orders, err = openOrders(ctx, db.write, db.read, path, opts.Logger, opts.Metrics); err != nil {
+	if db.lists, err = pool(path, reading, mainListers); err != nil {
+		return err
+	}
+	db.deadLetters = storesql.NewDeadLetters(db.write, db.read, db.lists)
+	db.keys = storesql.NewKeys(db.write, db.read, db.lists)
+	db.audit = storesql.NewAudit(db.write, db.lists)
+	if db.orders, err = openOrders(ctx, db, path, opts.Logger, opts.Metrics); err != nil {
 		return err
 	}
 	return nil
@@ -119,7 +125,7 @@ func (db *DB) closeMain() error {
 	if db.orders != nil {
 		errs = append(errs, db.orders.close())
 	}
-	for _, p := range []*stdsql.DB{db.read, db.write} { // the writer last: it checkpoints
+	for _, p := range []*stdsql.DB{db.lists, db.read, db.write} { // the writer last: it checkpoints
 		if p != nil {
 			errs = append(errs, p.Close())
 		}

@@ -3,13 +3,12 @@ package sqlite
 import (
 	"testing"
 
-	storesql "millrace/internal/store/sql"
 	"millrace/internal/store/storetest"
 )
 
 func TestWebhooksConform(t *testing.T) {
 	storetest.Webhooks(t, func(t testing.TB) storetest.WebhooksStores {
 		db := open(t, t.TempDir())
-		return storetest.WebhooksStores{Webhooks: db.Webhooks(), DeadLetters: db.DeadLetters(), Audit: storesql.NewAudit(db.write, db.read)}
+		return storetest.WebhooksStores{Webhooks: db.Webhooks(), DeadLetters: db.DeadLetters(), Audit: db.Audit()}
 	})
 }
