@@ -72,8 +72,9 @@ type Filter struct {
 
 // Store keeps dead letters. Implementations are safe for concurrent use.
 type Store interface {
-	// Add writes the letters in one durable transaction; a letter whose
-	// (tenant, id) is there already is left as it is.
+	// Add writes the letters durably, many in several transactions, so that others
+	// write in between; a letter whose (tenant, id) is there already is left as it
+	// is. After an error some may have been written: call it again with all.
 	Add(ctx context.Context, letters []Letter) error
 	// List returns letters newest first, at most limit, beginning after cursor.
 	// The next cursor is empty when nothing follows.

@@ -58,25 +58,46 @@ func NewDeadLetters(write, read, lists *stdsql.DB) *DeadLetters {
 
 // Add writes the letters. See deadletter.Store.
 func (s *DeadLetters) Add(ctx context.Context, letters []deadletter.Letter) error {
-	if len(letters) == 0 {
-		return nil
+	for len(letters) > 0 {
+		n := lettersAtOnce(letters)
+		if err := transactOnce(ctx, s.write, func(tx *stdsql.Tx) error { return insertLetters(ctx, tx, letters[:n]) }); err != nil {
+			return in("add dead letters", err)
+		}
+		letters = letters[n:]
 	}
-	tx, err := s.write.BeginTx(ctx, nil)
-	if err != nil {
-		return in("add dead letters", err)
+	return nil
+}
+
+// What one transaction of Add holds: while it lasts nobody else writes.
+const (
+	maxLettersAtOnce     = 500
+	maxLetterBytesAtOnce = 512 << 10
+)
+
+// lettersAtOnce returns how many of the letters, from the first on, are written in
+// one transaction: at least one.
+func lettersAtOnce(letters []deadletter.Letter) int {
+	bytes := 0
+	for i := range letters {
+		if bytes += len(letters[i].Payload); i > 0 && bytes > maxLetterBytesAtOnce || i == maxLettersAtOnce {
+			return i
+		}
 	}
-	defer tx.Rollback() // does nothing after the commit
+	return len(letters)
+}
+
+func insertLetters(ctx context.Context, tx *stdsql.Tx, letters []deadletter.Letter) error {
 	stmt, err := tx.PrepareContext(ctx, addLetter)
 	if err != nil {
-		return in("add dead letters", err)
+		return err
 	}
 	defer stmt.Close()
 	for i := range letters {
 		if _, err := stmt.ExecContext(ctx, LetterArgs(&letters[i])...); err != nil {
-			return in("add dead letter "+letters[i].ID, err)
+			return in("letter "+letters[i].ID, err)
 		}
 	}
-	return in("add dead letters", tx.Commit())
+	return nil
 }
 
 // AddLetter is the statement that writes one letter and leaves one that is there

@@ -4,6 +4,7 @@ import (
 	"context"
 	stdsql "database/sql"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -157,8 +158,12 @@ func transactOnce(ctx context.Context, db *stdsql.DB, do func(tx *stdsql.Tx) err
 		return err
 	}
 	defer tx.Rollback() // does nothing after the commit
-	if err := do(tx); err != nil {
-		return err
+	if err = do(tx); err == nil {
+		err = tx.Commit()
 	}
-	return tx.Commit()
+	if errors.Is(err, stdsql.ErrTxDone) && ctx.Err() != nil {
+		// It was rolled back for that, which ErrTxDone does not say.
+		return fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	return err
 }

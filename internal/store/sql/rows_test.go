@@ -5,6 +5,7 @@ import (
 	stdsql "database/sql"
 	"database/sql/driver"
 	"errors"
+	"runtime"
 	"testing"
 )
 
@@ -51,6 +52,30 @@ func TestATransactionThatOthersOvertookBeginsAgain(t *testing.T) {
 				t.Errorf("error %v, %+v; want %v, %+v", err, *l, tt.err, tt.want)
 			}
 		})
+	}
+}
+
+func TestATransactionThatEndedWithItsContextSaysSo(t *testing.T) {
+	db := stdsql.OpenDB(&ledger{})
+	defer db.Close()
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	err := transact(ctx, db, func(tx *stdsql.Tx) error {
+		end()
+		for { // database/sql rolls it back by itself
+			if _, err := tx.Prepare("x"); errors.Is(err, stdsql.ErrTxDone) {
+				return in("write", err)
+			}
+			runtime.Gosched()
+		}
+	})
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, stdsql.ErrTxDone) {
+		t.Errorf("error %v, want one that says that the caller gave up", err)
+	}
+	// One that was ended by its own work is no matter of the caller.
+	err = transact(t.Context(), db, func(tx *stdsql.Tx) error { return tx.Rollback() })
+	if !errors.Is(err, stdsql.ErrTxDone) || errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want sql.ErrTxDone alone", err)
 	}
 }
 
