@@ -11,7 +11,7 @@ import (
 
 // MaxPuts bounds one call of Put. A call is one transaction, during which nothing
 // else is written: callers with more send several.
-const MaxPuts = 1000
+const MaxPuts = 250
 
 // Service is the catalogue as the edge uses it: it judges what is asked for and
 // hands it to the store. It is safe for concurrent use.

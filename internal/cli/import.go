@@ -17,7 +17,7 @@ import (
 // Bounds of one request of an import. A request is one transaction of the server,
 // during which it writes nothing else.
 const (
-	importBatchLines = 500
+	importBatchLines = 250
 	importBatchBytes = 256 << 10
 )
 

@@ -247,7 +247,7 @@ func TestALargeFileIsSentInBoundedBatches(t *testing.T) {
 	}
 	api := &fakeImports{}
 	r := invocation{deps: api.deps()}.run(t, "import", "stock", write(t, "s.csv", content.String()))
-	if r.Code != 0 || len(api.lines) != 2345 || len(api.requests) != 5 {
+	if r.Code != 0 || len(api.lines) != 2345 || len(api.requests) != 10 {
 		t.Errorf("%+v, %d lines in %d requests", r, len(api.lines), len(api.requests))
 	}
 	api = &fakeImports{}
@@ -270,7 +270,7 @@ func TestALargeFileIsSentInBoundedBatches(t *testing.T) {
 func TestAnImportThatStopsSaysHowToGoOn(t *testing.T) {
 	api := &fakeImports{fail: 2}
 	r := invocation{deps: api.deps()}.run(t, "import", "stock", write(t, "s.csv", "sku,onHand\n"+strings.Repeat("a,1\n", 700)), "--import-id", "mine")
-	if r.Code != ExitFailure || r.Out != "500 lines: 500 applied, 0 applied before, 0 refused.\n" ||
+	if r.Code != ExitFailure || r.Out != "250 lines: 250 applied, 0 applied before, 0 refused.\n" ||
 		!strings.Contains(r.Err, "does not take writes now; try again in 2 s; run it again with --import-id mine, which applies nothing twice") {
 		t.Errorf("%+v", r)
 	}

@@ -19,7 +19,7 @@ import (
 
 // maxImportLines bounds one request of an import: it is one transaction, during
 // which nothing else is written.
-const maxImportLines = 1000
+const maxImportLines = min(catalog.MaxPuts, inventory.MaxImportLines)
 
 // importResult says what became of one line.
 type importResult struct {

@@ -12,7 +12,7 @@ import (
 const (
 	// MaxImportLines bounds one call of Import. A call is one transaction, during
 	// which nothing else is written: callers with more send several.
-	MaxImportLines = 1000
+	MaxImportLines = 250
 
 	maxSKUBytes      = 64
 	maxReasonRunes   = 500

@@ -189,7 +189,7 @@ func TestBadLinesAreRefusedAndTheOthersImported(t *testing.T) {
 		t.Errorf("the store was asked for nothing: %+v, %v", results, err)
 	}
 	_, err = newService(m).Import(t.Context(), make([]ImportLine, MaxImportLines+1))
-	wantInvalid(t, "too many", err, "lines", "at most 1000")
+	wantInvalid(t, "too many", err, "lines", "at most 250")
 }
 
 func TestWhatMayBeOnHand(t *testing.T) {
