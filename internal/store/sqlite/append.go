@@ -113,15 +113,14 @@ func (e *events) boundWAL(w *writer) {
 		return // only a measure against growth; the next append looks again
 	}
 	e.metrics.walBytes.Set(float64(info.Size()))
-	if info.Size() < max(e.walLimit, w.nextForce) {
+	if !w.forcing.due(info.Size(), e.walLimit) {
 		return
 	}
-	if err := w.exec("PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
-		e.logger.Warn("the SQLite WAL could not be cut; a reader may hold it", "file", w.file.path, "bytes", info.Size(), "error", err)
+	if err := truncateWAL(w.exec); err != nil {
+		e.logger.Warn("the SQLite WAL could not be cut; the next append tries again", "file", w.file.path, "bytes", info.Size(), "error", err)
 	}
-	w.nextForce = 0
-	if info, err := os.Stat(w.file.path + "-wal"); err == nil && info.Size() >= e.walLimit {
-		w.nextForce = info.Size() + walKeptBytes // do not make every append wait for that reader
+	if info, err := os.Stat(w.file.path + "-wal"); err == nil {
+		w.forcing.done(info.Size(), e.walLimit, w.file.path, e.logger)
 	}
 }
 

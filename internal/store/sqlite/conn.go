@@ -25,6 +25,8 @@ const (
 	// waiting for readers if it must: passive ones starve under steady reading.
 	walLimitBytes = 256 << 20
 	busyTimeout   = 5 * time.Second
+	// forceTimeout bounds that waiting: nobody writes meanwhile.
+	forceTimeout = 100 * time.Millisecond
 
 	// mainPageBytes is for millrace.db, whose commits touch few bytes each of many
 	// pages: with pages of 8 KiB they write two thirds more.

@@ -13,6 +13,9 @@ import (
 const (
 	// checkpointEvery is the pause between two checkpoints while there are commits.
 	checkpointEvery = 200 * time.Millisecond
+	// checkpointIdle is the pause when nobody says that there were: what is written
+	// beside the orders, such as imports, does not.
+	checkpointIdle = time.Second
 	// finishPages is the length of the SQLite WAL (32 MiB) at which a checkpoint is
 	// finished while nobody writes, so that the WAL begins anew. That syncs the file
 	// while all who write wait, so it must be rare.
@@ -35,7 +38,8 @@ type checkpointer struct {
 	done      chan struct{}
 	closing   sync.Once
 
-	nextForce int64 // pages before another forced checkpoint; of run alone
+	walLimit int64   // bytes, see walLimitBytes
+	forcing  forcing // of run alone
 }
 
 // startCheckpointer starts one; close stops it.
@@ -45,7 +49,7 @@ func startCheckpointer(path string, hold func(context.Context, func(*hotConn) er
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	k := &checkpointer{path: path, db: db, hold: hold, logger: logger, committed: make(chan struct{}, 1), stop: stop, done: make(chan struct{})}
+	k := &checkpointer{path: path, db: db, hold: hold, logger: logger, walLimit: walLimitBytes, committed: make(chan struct{}, 1), stop: stop, done: make(chan struct{})}
 	go k.run(ctx)
 	return k, nil
 }
@@ -72,11 +76,14 @@ func (k *checkpointer) run(ctx context.Context) {
 	defer close(k.done)
 	pause := time.NewTimer(checkpointEvery)
 	defer pause.Stop()
+	idle := time.NewTicker(checkpointIdle)
+	defer idle.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-k.committed:
+		case <-idle.C:
 		}
 		if err := k.checkpoint(ctx); err != nil && ctx.Err() == nil {
 			k.logger.Warn("a checkpoint of the database failed; its WAL grows until one succeeds", "file", k.path, "error", err)
@@ -100,7 +107,7 @@ func (k *checkpointer) checkpoint(ctx context.Context) error {
 		return err
 	}
 	return k.hold(ctx, func(c *hotConn) error {
-		if pages, err = k.passive(ctx); err != nil || pages*mainPageBytes < max(walLimitBytes, k.nextForce*mainPageBytes) {
+		if pages, err = k.passive(ctx); err != nil || !k.forcing.due(pages*mainPageBytes, k.walLimit) {
 			return err
 		}
 		return k.force(ctx, c)
@@ -115,15 +122,48 @@ func (k *checkpointer) passive(ctx context.Context) (pages int64, err error) {
 	return pages, err
 }
 
-// force waits for readers, which must have kept the WAL from beginning anew for
-// long. The caller holds the connection that writes.
+// force waits a little for readers, which must have kept the WAL from beginning
+// anew for long. The caller holds the connection that writes.
 func (k *checkpointer) force(ctx context.Context, c *hotConn) error {
-	err := c.exec("PRAGMA wal_checkpoint(TRUNCATE)")
-	k.nextForce = 0
+	err := truncateWAL(c.exec)
 	left, again := k.passive(ctx)
-	if again == nil && left*mainPageBytes >= walLimitBytes {
-		k.nextForce = left + walKeptBytes/mainPageBytes // do not make every commit wait for that reader
-		err = errors.Join(err, fmt.Errorf("a reader holds %d pages of the WAL", left))
+	if again == nil {
+		k.forcing.done(left*mainPageBytes, k.walLimit, k.path, k.logger)
 	}
 	return errors.Join(err, again)
+}
+
+// truncateWAL checkpoints all of the WAL and empties it, on a connection that
+// writes, unless readers keep it from that for longer than forceTimeout. It is no
+// error if they do.
+func truncateWAL(exec func(query string) error) error {
+	err := exec(fmt.Sprintf("PRAGMA busy_timeout = %d", forceTimeout.Milliseconds()))
+	if err == nil {
+		err = exec("PRAGMA wal_checkpoint(TRUNCATE)")
+	}
+	return errors.Join(err, exec(fmt.Sprintf("PRAGMA busy_timeout = %d", busyTimeout.Milliseconds())))
+}
+
+// forcing spaces the checkpoints that make writers wait: after one that a reader
+// kept from its end the WAL may double before the next.
+type forcing struct {
+	next int64 // bytes of the WAL, 0 if the last was not kept from its end
+}
+
+// due says whether a WAL of so many bytes must be cut.
+func (f *forcing) due(bytes, limit int64) bool { return bytes >= max(limit, f.next) }
+
+// done notes what a forced checkpoint left, and tells the operator if a reader
+// holds it; once, until one has succeeded.
+func (f *forcing) done(left, limit int64, path string, logger *slog.Logger) {
+	if left < limit {
+		f.next = 0
+		return
+	}
+	if f.next == 0 {
+		logger.Warn("a reader holds the database's WAL, which grows until it ends; "+
+			"close what else has the file open, such as a sqlite3 shell or a backup, or restart if nothing has",
+			"file", path, "bytes", left)
+	}
+	f.next = 2 * left
 }

@@ -19,8 +19,9 @@ const (
 	// maxWaiting is how many may wait for a transaction; it is above the number of
 	// those who work on orders at once.
 	maxWaiting = 4096
-	// connWait bounds the waiting for the connection that writes.
-	connWait = 10 * time.Second
+	// flushTime bounds a flush: the waiting for the connection that writes, and the
+	// time after which no part of it begins any more.
+	flushTime = 10 * time.Second
 )
 
 // part is one method's work in a transaction. It must be fit to be run again from
@@ -85,7 +86,7 @@ func (o *orders) newGroup() *coalesce.Caller[part, struct{}] {
 
 // flush runs the parts that wait, and gives each its outcome.
 func (o *orders) flush(calls []*coalesce.Call[part, struct{}]) {
-	ctx, cancel := context.WithTimeout(context.Background(), connWait)
+	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
 	defer cancel()
 	held := false
 	err := o.hold(ctx, func(c *hotConn) error {
@@ -93,7 +94,7 @@ func (o *orders) flush(calls []*coalesce.Call[part, struct{}]) {
 		began := time.Now()
 		defer func() { o.metrics.writeSeconds.Observe(time.Since(began).Seconds()) }()
 		o.metrics.writeParts.Observe(float64(len(calls)))
-		return o.flushOn(c, calls)
+		return o.flushOn(ctx, c, calls)
 	})
 	if !held {
 		settle(calls, err)
@@ -102,20 +103,41 @@ func (o *orders) flush(calls []*coalesce.Call[part, struct{}]) {
 
 // flushOn runs the parts in one transaction, or, when any of them fails there,
 // one after the other in transactions of their own, so that none pays for another.
-// The error is driver.ErrBadConn when the connection must not be used again.
-func (o *orders) flushOn(c *hotConn, calls []*coalesce.Call[part, struct{}]) error {
+// What is no part's doing, a transaction that cannot begin or be committed, is told
+// to all who share it at once: each would only wait as long for the same. The error
+// is driver.ErrBadConn when the connection must not be used again.
+func (o *orders) flushOn(ctx context.Context, c *hotConn, calls []*coalesce.Call[part, struct{}]) error {
 	if len(calls) > 1 {
-		err := guarded(func() error { return o.transaction(c, func(c *hotConn) error { return together(c, calls) }) })
-		if err == nil || errors.Is(err, order.ErrUnknownOutcome) || errors.Is(err, driver.ErrBadConn) {
+		done := false // all but the commit
+		err := guarded(func() error {
+			return o.transaction(c, func(c *hotConn) error {
+				err := together(c, calls)
+				done = err == nil
+				return err
+			})
+		})
+		switch {
+		case done || errors.Is(err, errBegin):
 			settle(calls, err)
 			return badConn(err)
+		case badConn(err) != nil: // a part's own error is not another's
+			settle(calls, fmt.Errorf("the connection failed, nothing was written: %v: %w", err, driver.ErrBadConn))
+			return driver.ErrBadConn
 		}
 	}
 	for i, call := range calls {
+		if err := ctx.Err(); err != nil {
+			settle(calls[i:], fmt.Errorf("those before it took longer than %v, it did not begin: %w", flushTime, err))
+			return nil
+		}
 		call.Err = guarded(func() error { return call.In.run(o, c) })
-		if badConn(call.Err) != nil {
-			settle(calls[i+1:], fmt.Errorf("the connection failed before this began: %w", call.Err))
+		switch {
+		case badConn(call.Err) != nil:
+			settle(calls[i+1:], fmt.Errorf("the connection failed before this began: %v: %w", call.Err, driver.ErrBadConn))
 			return driver.ErrBadConn
+		case errors.Is(call.Err, errBegin):
+			settle(calls[i+1:], call.Err)
+			return nil
 		}
 	}
 	return nil

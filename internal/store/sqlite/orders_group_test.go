@@ -2,10 +2,14 @@ package sqlite
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"runtime"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"millrace/internal/coalesce"
 	"millrace/internal/order"
 	"millrace/internal/outbox"
 )
@@ -175,6 +179,136 @@ func TestACommitThatFailsIsToldToAllWhoShareIt(t *testing.T) {
 				t.Errorf("%d orders, error %v; want %d", orders, err, c.orders)
 			}
 		})
+	}
+}
+
+// writeSomething is a part's work.
+func writeSomething(c *hotConn) error {
+	c.wrote = true
+	return c.exec("UPDATE stock SET version = version + 1")
+}
+
+func transacting(db *DB, work func(*hotConn) error) func(context.Context) error {
+	return func(ctx context.Context) error { return db.orders.transact(ctx, work) }
+}
+
+// callsOf are what a flush gets for the works, in their order.
+func callsOf(works ...func(*hotConn) error) []*coalesce.Call[part, struct{}] {
+	calls := make([]*coalesce.Call[part, struct{}], len(works))
+	for i, work := range works {
+		calls[i] = &coalesce.Call[part, struct{}]{In: part{together: work,
+			run: func(o *orders, c *hotConn) error { return o.transaction(c, work) }}}
+	}
+	return calls
+}
+
+func TestWhatIsNoPartsDoingIsTriedOnce(t *testing.T) {
+	fault := errors.New("a fault of the test")
+	for _, c := range []struct {
+		name  string
+		set   func(f *faults, hook func() error)
+		first error // what the first part answers where others' work is
+		tries int
+	}{
+		{"a transaction that cannot begin", func(f *faults, hook func() error) { f.beforeBegin = hook }, nil, 1},
+		{"one that cannot be committed", func(f *faults, hook func() error) { f.beforeCommit = hook }, nil, 1},
+		{"one of a single part that cannot begin", func(f *faults, hook func() error) {
+			together := true
+			f.beforeBegin = func() error {
+				if together {
+					together = false
+					return nil
+				}
+				return hook()
+			}
+		}, errors.New("ends it for all"), 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			db := stocked(t, t.TempDir())
+			tries, alone := 0, true
+			first := func(hc *hotConn) error {
+				if c.first != nil && alone {
+					alone = false
+					return c.first
+				}
+				return writeSomething(hc)
+			}
+			opening := true // gather begins with a flush that has nothing to write
+			setFaults(t, db, func(f *faults) {
+				c.set(f, func() error { tries++; return fault })
+				hook := f.beforeBegin
+				f.beforeBegin = func() error {
+					if opening {
+						opening = false
+						return nil
+					}
+					if hook == nil {
+						return nil
+					}
+					return hook()
+				}
+			})
+			errs := gather(t, db, transacting(db, first), transacting(db, writeSomething), transacting(db, writeSomething))
+			for i, err := range errs {
+				if !errors.Is(err, fault) || errors.Is(err, order.ErrUnknownOutcome) {
+					t.Errorf("%d is told %v", i, err)
+				}
+			}
+			if tries != c.tries {
+				t.Errorf("tried %d times, want %d", tries, c.tries)
+			}
+			setFaults(t, db, func(f *faults) { *f = faults{} })
+			placeRange(t, db, 0, 10, 10)
+		})
+	}
+}
+
+func TestWhatNeverBeganHasNoUnknownOutcome(t *testing.T) {
+	db := stocked(t, t.TempDir())
+	var conn *hotConn
+	setFaults(t, db, func(f *faults) {
+		f.beforeCommit = func() error { // the transaction is gone, and nobody knows how it ended
+			return errors.Join(conn.exec("ROLLBACK"), errors.New("a fault of the test"))
+		}
+	})
+	ran := 0
+	calls := callsOf(func(c *hotConn) error { conn = c; return writeSomething(c) },
+		func(*hotConn) error { ran++; return errors.New("ends it for all") })
+	err := db.orders.hold(t.Context(), func(c *hotConn) error { return db.orders.flushOn(t.Context(), c, calls) })
+	if !errors.Is(err, driver.ErrBadConn) || !errors.Is(calls[0].Err, order.ErrUnknownOutcome) {
+		t.Errorf("error %v; the one whose commit broke is told %v", err, calls[0].Err)
+	}
+	if err := calls[1].Err; err == nil || errors.Is(err, order.ErrUnknownOutcome) || ran != 1 {
+		t.Errorf("the one that had not begun, after %d runs, is told %v", ran, err)
+	}
+	setFaults(t, db, func(f *faults) { *f = faults{} })
+	placeRange(t, db, 0, 10, 10)
+}
+
+func TestAFlushEndsInTime(t *testing.T) {
+	db := stocked(t, t.TempDir())
+	ctx, over := context.WithCancel(t.Context())
+	defer over()
+	runs := make([]int, 3)
+	work := func(i int) func(*hotConn) error {
+		return func(c *hotConn) error {
+			if runs[i]++; runs[0] == 2 {
+				over() // alone now
+			} else if i == 2 {
+				return errors.New("ends it for all")
+			}
+			return writeSomething(c)
+		}
+	}
+	calls := callsOf(work(0), work(1), work(2))
+	if err := db.orders.hold(t.Context(), func(c *hotConn) error { return db.orders.flushOn(ctx, c, calls) }); err != nil {
+		t.Fatal(err)
+	}
+	if calls[0].Err != nil || !errors.Is(calls[1].Err, context.Canceled) || !errors.Is(calls[2].Err, context.Canceled) {
+		t.Errorf("errors %v, %v, %v; want none and two that never began", calls[0].Err, calls[1].Err, calls[2].Err)
+	}
+	if diff := cmp.Diff([]int{2, 1, 1}, runs); diff != "" {
+		t.Errorf("runs (-want +got):\n%s", diff)
 	}
 }
 

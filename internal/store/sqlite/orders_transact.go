@@ -16,8 +16,9 @@ import (
 // faults let a test fail commits. They are called by whoever has the write
 // connection, and are set before the store is used or while holding it.
 type faults struct {
-	// beforeCommit fails a commit that does not take place, afterCommit one that did.
-	beforeCommit, afterCommit func() error
+	// beforeBegin fails a transaction before it begins, beforeCommit a commit that
+	// does not take place, afterCommit one that did.
+	beforeBegin, beforeCommit, afterCommit func() error
 }
 
 // refusedData marks an error that comes from what is in an order.
@@ -45,12 +46,22 @@ func (o *orders) hold(ctx context.Context, use func(*hotConn) error) error {
 	})
 }
 
+// errBegin says that a transaction could not begin: nothing of it was done.
+var errBegin = errors.New("begin")
+
 // transaction runs work and ends the transaction in any case. An error that wraps
 // driver.ErrBadConn makes the pool close the connection.
 func (o *orders) transaction(c *hotConn, work func(*hotConn) error) error {
 	c.wrote, c.lanes = false, [len(laneNames)]bool{}
-	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
-		return fmt.Errorf("begin: %w", err)
+	err := error(nil)
+	if o.faults.beforeBegin != nil {
+		err = o.faults.beforeBegin()
+	}
+	if err == nil {
+		err = c.exec("BEGIN IMMEDIATE")
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errBegin, err)
 	}
 	open := true
 	defer func() {
@@ -58,7 +69,7 @@ func (o *orders) transaction(c *hotConn, work func(*hotConn) error) error {
 			_ = c.rollback() // the pool closes the connection anyway
 		}
 	}()
-	err := work(c)
+	err = work(c)
 	open = false
 	if err == nil && c.wrote {
 		return o.commit(c)

@@ -38,8 +38,8 @@ type writer struct {
 	tally  tally
 
 	tail            // what the open transaction added included
-	saved     tail  // as the open transaction found it
-	nextForce int64 // WAL bytes before another forced checkpoint, see boundWAL
+	saved   tail    // as the open transaction found it
+	forcing forcing // see boundWAL
 }
 
 // tail is where a day file ends; all is 0 in an empty one.
