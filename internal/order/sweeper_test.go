@@ -3,7 +3,6 @@ package order_test
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,13 +39,11 @@ func crewOf(t *testing.T, w *world, store order.Store) {
 // counted counts calls and signals them.
 type counted struct {
 	*memory
-	defers, chores atomic.Int64
-	seen           chan string
+	seen chan string
 }
 
 func (c *counted) Defer(ctx context.Context, d []order.Deferral) error {
 	if len(d) > 0 {
-		c.defers.Add(1)
 		select {
 		case c.seen <- fmt.Sprint("defer ", len(d)):
 		default:
