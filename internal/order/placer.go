@@ -50,6 +50,10 @@ type PlacerOptions struct {
 	MaxBatch int
 	// MaxQueued bounds the orders that wait; beyond it they are refused; 8,192.
 	MaxQueued int
+	// MinInterval spaces the transactions while orders come one after the other: a
+	// transaction costs nearly the same for one order as for ten. An order that comes
+	// after a pause waits for nothing. 2 ms; negative for none.
+	MinInterval time.Duration
 	// FlushTimeout bounds one transaction; 10 s.
 	FlushTimeout time.Duration
 	Now          func() time.Time
@@ -76,6 +80,7 @@ func NewPlacer(o PlacerOptions) (*Placer, error) {
 	setDefault(&o.MaxBatch, 256)
 	setDefault(&o.MaxQueued, 8192)
 	setDefault(&o.FlushTimeout, 10*time.Second)
+	setDefault(&o.MinInterval, 2*time.Millisecond)
 	if o.MaxBatch < 1 || o.MaxQueued < 1 || o.KeyTTL < 0 || o.PaymentDeadline < 0 {
 		return nil, errors.New("order: PlacerOptions: bounds and times must be above zero")
 	}
@@ -84,7 +89,7 @@ func NewPlacer(o PlacerOptions) (*Placer, error) {
 		o.Expiry = o.Now
 	}
 	p := &Placer{o: o}
-	p.caller = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: int64(o.MaxBatch), MaxQueuedWeight: int64(o.MaxQueued)}, p.flush)
+	p.caller = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: int64(o.MaxBatch), MaxQueuedWeight: int64(o.MaxQueued), MinInterval: max(o.MinInterval, 0)}, p.flush)
 	return p, nil
 }
 

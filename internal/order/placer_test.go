@@ -18,7 +18,7 @@ func request() order.Request {
 
 func newPlacer(t *testing.T, store order.Store, change func(*order.PlacerOptions)) *order.Placer {
 	t.Helper()
-	o := order.PlacerOptions{Store: store, Policy: policy}
+	o := order.PlacerOptions{Store: store, Policy: policy, MinInterval: -1}
 	if change != nil {
 		change(&o)
 	}
