@@ -128,7 +128,7 @@ func (c *Crew) work(ctx context.Context, _ string, t Told) error {
 	if o.Version != t.Version {
 		return nil
 	}
-	return c.o.Worker.Work(ctx, o)
+	return c.o.Worker.next(ctx, o)
 }
 
 func (c *Crew) tell(ctx context.Context, subject string, t Told) error {

@@ -51,8 +51,21 @@ func (w *Worker) Begin(ctx context.Context, r Ref) error {
 	return w.charge(ctx, r)
 }
 
-// Work does what is next for an order, as it was read a moment ago.
+// Work does what is next for an order that was read some time ago.
 func (w *Worker) Work(ctx context.Context, o Order) error {
+	if o.Status == Paid {
+		// What was cancelled in the meantime must not be told to the merchant; every
+		// other work is guarded by its transition.
+		var err error
+		if o, err = w.o.Store.Order(ctx, o.TenantID, o.ID); err != nil {
+			return err
+		}
+	}
+	return w.next(ctx, o)
+}
+
+// next does what is next for an order as it is.
+func (w *Worker) next(ctx context.Context, o Order) error {
 	if o.Parked() {
 		return nil
 	}
@@ -224,14 +237,8 @@ func (w *Worker) workCancelling(ctx context.Context, o *Order) error {
 	return err
 }
 
-// workPaid tells the merchant to ship. It looks once more: what was cancelled in
-// the meantime need not be told.
-func (w *Worker) workPaid(ctx context.Context, read *Order) error {
-	latest, err := w.o.Store.Order(ctx, read.TenantID, read.ID)
-	if err != nil || latest.Status != Paid || latest.Parked() {
-		return err
-	}
-	o := &latest
+// workPaid tells the merchant to ship.
+func (w *Worker) workPaid(ctx context.Context, o *Order) error {
 	told, err := w.o.Merchant.Notify(ctx, noticeOf(o, noticePaid, ""))
 	if err != nil {
 		return w.failed(ctx, o, "the merchant's webhook could not be enqueued: "+err.Error(), false)
