@@ -61,7 +61,7 @@ type Options struct {
 	MaxQueuedWeight int64
 	// MinInterval spaces the beginnings of flushes while they come one after the
 	// other, so that batches are larger and what they write to is left to others
-	// meanwhile. Zero, the default, begins the next flush as soon as one has ended.
+	// meanwhile. A full batch does not wait. Zero, the default, begins the next flush as soon as one has ended.
 	MinInterval time.Duration
 }
 
@@ -184,7 +184,8 @@ func (c *Coalescer[T]) run() {
 	}
 }
 
-// space waits until the next flush may begin, or the coalescer is closed.
+// space waits until the next flush may begin: when its time has come, when there is
+// a full batch, or when the coalescer is closed.
 func (c *Coalescer[T]) space(began time.Time) {
 	wait := c.options.MinInterval - time.Since(began)
 	if c.options.MinInterval == 0 || wait <= 0 {
@@ -192,9 +193,14 @@ func (c *Coalescer[T]) space(began time.Time) {
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-c.closing:
+	for c.queued.Load() < c.options.MaxBatchWeight {
+		select {
+		case <-timer.C:
+			return
+		case <-c.closing:
+			return
+		case <-c.wake: // there is more; take looks at the queue in any case
+		}
 	}
 }
 

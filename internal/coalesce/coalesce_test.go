@@ -363,13 +363,17 @@ func TestFlushesAreSpacedUntilItIsClosed(t *testing.T) {
 		add(2)
 		add(3)
 		time.Sleep(time.Minute)
-		add(4) // after a pause: at once
+		for i := range 11 {
+			add(10 + i) // the first after a pause: at once; then a full batch: at once too
+		}
+		time.Sleep(time.Minute)
+		add(4)
 		add(5)
 		c.Close() // waits for nothing
-		if diff := cmp.Diff([][]int{{1}, {2, 3}, {4}, {5}}, batches); diff != "" {
+		if diff := cmp.Diff([][]int{{1}, {2, 3}, {10}, {11, 12, 13, 14, 15, 16, 17, 18, 19, 20}, {4}, {5}}, batches); diff != "" {
 			t.Error(diff)
 		}
-		if diff := cmp.Diff([]time.Duration{0, 5 * time.Second, 61 * time.Second, 61 * time.Second}, began); diff != "" {
+		if diff := cmp.Diff([]time.Duration{0, 5 * time.Second, 61 * time.Second, 61 * time.Second, 121 * time.Second, 121 * time.Second}, began); diff != "" {
 			t.Error(diff)
 		}
 	})
