@@ -37,7 +37,8 @@ func orderPolicy(o *config.Orders) order.Policy {
 func (c *core) openShop(context.Context) (err error) {
 	o, store := &c.cfg.Orders, c.db.Orders()
 	s := &c.shop
-	s.catalog, s.stock = catalog.New(c.db.Catalog(), nil), inventory.New(c.db.Inventory(), nil)
+	// An adjustment's key expires by the time it is made at, so that is the cautious one.
+	s.catalog, s.stock = catalog.New(c.db.Catalog(), nil), inventory.New(c.db.Inventory(), c.clock.Now)
 	s.audit = audit.NewLog(c.db.Audit(), nil)
 	s.metrics = order.NewMetrics(c.registry)
 	s.placer, err = order.NewPlacer(order.PlacerOptions{

@@ -248,6 +248,19 @@ func (g *generator) run(parent context.Context) (Report, error) {
 
 // watch prints progress and flushes the acked file each second.
 func (g *generator) watch(stopped <-chan struct{}) {
+	everySecond(stopped, func(now time.Time) {
+		g.tally.progress(g.o.Out, g.started, now)
+		if g.acked == nil {
+			return
+		}
+		if err := g.acked.flush(); err != nil {
+			g.giveUp(fmt.Errorf("acked file: %w", err))
+		}
+	})
+}
+
+// everySecond calls do each second until stopped is closed.
+func everySecond(stopped <-chan struct{}, do func(now time.Time)) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -255,12 +268,7 @@ func (g *generator) watch(stopped <-chan struct{}) {
 		case <-stopped:
 			return
 		case now := <-tick.C:
-			g.tally.progress(g.o.Out, g.started, now)
-			if g.acked != nil {
-				if err := g.acked.flush(); err != nil {
-					g.giveUp(fmt.Errorf("acked file: %w", err))
-				}
-			}
+			do(now)
 		}
 	}
 }

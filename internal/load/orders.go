@@ -139,21 +139,15 @@ func (b *buyers) run(parent context.Context) (OrdersReport, error) {
 
 // progress prints a line and flushes the acked file each second.
 func (b *buyers) progress(stopped <-chan struct{}) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stopped:
+	everySecond(stopped, func(now time.Time) {
+		b.tally.progress(b.o.Out, b.started, now)
+		if b.acked == nil {
 			return
-		case now := <-tick.C:
-			b.tally.progress(b.o.Out, b.started, now)
-			if b.acked != nil {
-				if err := b.acked.flush(); err != nil {
-					b.giveUp(fmt.Errorf("acked file: %w", err))
-				}
-			}
 		}
-	}
+		if err := b.acked.flush(); err != nil {
+			b.giveUp(fmt.Errorf("acked file: %w", err))
+		}
+	})
 }
 
 // work places orders over one connection until there are no more.
