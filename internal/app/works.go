@@ -89,7 +89,7 @@ func (w *works) close() error {
 
 func (w *works) openBus() error {
 	c, n := w.core, &w.core.cfg.Bus.NATS
-	o := nats.Options{URL: n.URL, User: n.User, Password: n.Password.Reveal(), Token: n.Token.Reveal(), CredentialsFile: n.CredsFile, CAFile: n.CAFile,
+	o := nats.Options{URL: n.URL, User: n.User, Password: n.Password.Reveal(), Token: n.Token.Reveal(), CredentialsFile: n.CredsFile, CAFile: n.TLS.CAFile,
 		MaxBytes: int64(n.StoreMaxBytes) / 2, Logger: c.logger, Metrics: nats.NewMetrics(c.registry)}
 	if n.URL == "" {
 		server, err := nats.StartServer(nats.ServerOptions{StoreDir: c.dir.file(busName), MaxStoreBytes: int64(n.StoreMaxBytes), Logger: c.logger})

@@ -9,6 +9,10 @@ import "time"
 // number; min and max the bounds, inclusive; enum the allowed values.
 type Config struct {
 	Data        string          `key:"data" doc:"Directory that holds everything durable: the log, the databases, the local issuer's key and the control socket. One server at a time holds it."`
+	Instance    string          `key:"instance" doc:"Name of this instance among others, in logs, metrics and the database; empty makes one up and keeps it in the data directory."`
+	Roles       []string        `key:"roles" enum:"api|sink|worker" doc:"What this instance does. api: serves the API. sink: brings accepted events into the database. worker: works on orders and delivers webhooks. Health is served in any case."`
+	Store       Store           `key:"store" doc:"Where everything is kept but the log of accepted events."`
+	Redis       Redis           `key:"redis" doc:"Redis, which lets instances share their limits."`
 	HTTP        HTTP            `key:"http" doc:"The API listener."`
 	Admin       Admin           `key:"admin" doc:"The listener for operators: metrics and profiles, without authentication."`
 	Log         Log             `key:"log" doc:"The program's own log, on standard error."`
@@ -68,6 +72,7 @@ type Tracing struct {
 
 // Auth says which credentials are taken.
 type Auth struct {
+	KeyFile      string        `key:"keyFile" doc:"File with the key of this server's own issuer; empty is issuer.key in the data directory, made on first use. Instances that stand for each other need the same."`
 	Issuer       string        `key:"issuer" doc:"The 'iss' of tokens that this server's own issuer makes and accepts."`
 	Audience     string        `key:"audience" doc:"The 'aud' of tokens that this server's own issuer makes and accepts."`
 	Leeway       time.Duration `key:"leeway" min:"0s" max:"5m" doc:"How far the clocks of issuer and server may be apart."`
@@ -86,7 +91,7 @@ type JWKS struct {
 
 // Events bounds the way of events from the socket to a query.
 type Events struct {
-	Ack                string        `key:"ack" enum:"wal|store|memory|stream" doc:"When a batch is answered 202. wal: once it is in the log on disk. store: once the database has it. memory: at once, so a crash loses what was just accepted. stream: once a replicated stream has it (not available with the embedded bus)."`
+	Ack                string        `key:"ack" enum:"wal|store|memory|stream" doc:"When a batch is answered 202. wal: once it is in the log on disk. store: once the database has it. memory: at once, so a crash loses what was just accepted. stream: once the bus's servers have it replicated, for instances without a disk to keep (needs NATS servers of its own, or Kafka)."`
 	MaxBatchEvents     int           `key:"maxBatchEvents" unit:"events" min:"1" max:"10000" doc:"Most events of one request."`
 	MaxBodyBytes       Size          `key:"maxBodyBytes" min:"1KiB" max:"4MiB" doc:"Most bytes of one request's body, after decompression."`
 	MaxEventBytes      Size          `key:"maxEventBytes" min:"256B" max:"4MiB" doc:"Most bytes of one event; a bigger one is rejected, the rest of its batch is not."`
@@ -99,6 +104,7 @@ type Events struct {
 	RetentionDays      int           `key:"retentionDays" unit:"days" min:"0" max:"36500" doc:"Whole days, by time of receipt, that events are kept; 0 keeps them for ever."`
 	DeadLetterMaxBytes Size          `key:"deadLetterMaxBytes" min:"1KiB" max:"1MiB" doc:"Most bytes that are kept of a body in which no events could be found."`
 	Dedupe             Dedupe        `key:"dedupe" doc:"What happens when a client sends an event again."`
+	Stream             Stream        `key:"stream" doc:"The replicated stream of ack stream."`
 	Sink               Sink          `key:"sink" doc:"The way from the log into the database."`
 	Rate               Rate          `key:"rate" doc:"How fast one tenant may send. Beyond it the answer is 429."`
 	Tail               Tail          `key:"tail" doc:"Live streams of events."`
@@ -123,6 +129,14 @@ type Rate struct {
 	PerSecond int                   `key:"perSecond" unit:"events/s" min:"0" doc:"Events a second for each tenant; 0 is unlimited."`
 	Burst     int                   `key:"burst" unit:"events" min:"0" doc:"Events a tenant may send at once after a pause; 0 is what it may send in two seconds."`
 	Tenants   map[string]TenantRate `key:"tenants" doc:"Limits of single tenants, in place of the general one."`
+	Quota     Quota                 `key:"quota" doc:"A second limit over a longer time."`
+	Exact     bool                  `key:"exact" doc:"With Redis: ask it for each request, so that all instances together never let through more than one would; a request then waits for it. If false they tell each other what was spent every redis.syncEvery."`
+}
+
+// Quota limits what one tenant may send within a sliding window of time.
+type Quota struct {
+	Limit  int           `key:"limit" unit:"events or orders" min:"0" doc:"Most of one tenant within any window; 0 is no quota. Beyond it the answer is 429."`
+	Window time.Duration `key:"window" min:"1s" max:"744h" doc:"Length of the sliding window."`
 }
 
 // TenantRate is one tenant's own limit.
@@ -153,7 +167,10 @@ type Hook struct {
 // configured. It is valid as it stands.
 func Default() *Config {
 	return &Config{
-		Data: "./millrace-data",
+		Data:  "./millrace-data",
+		Roles: []string{RoleAPI, RoleSink, RoleWorker},
+		Store: defaultStore(),
+		Redis: Redis{SyncEvery: 100 * time.Millisecond},
 		HTTP: HTTP{
 			Listen:            "127.0.0.1:8080",
 			MaxConnections:    10_000,
@@ -197,14 +214,16 @@ func Default() *Config {
 				MemoryBytes: 128 * MiB,
 				ExactDays:   2,
 			},
-			Sink: Sink{MaxBatchRows: 20_000, MaxBatchBytes: 16 * MiB},
-			Tail: Tail{MaxStreamsPerTenant: 32},
+			Rate:   Rate{Quota: Quota{Window: time.Hour}},
+			Stream: defaultStream(),
+			Sink:   Sink{MaxBatchRows: 20_000, MaxBatchBytes: 16 * MiB},
+			Tail:   Tail{MaxStreamsPerTenant: 32},
 		},
 		DeadLetters: DeadLetters{RetentionDays: 30},
 		Orders:      defaultOrders(),
 		Payments:    defaultPayments(),
 		Webhooks:    defaultWebhooks(),
-		Bus:         Bus{NATS: NATS{StoreMaxBytes: 1 * GiB}},
+		Bus:         defaultBus(),
 	}
 }
 

@@ -68,13 +68,18 @@ func Load(file string, env []string, flags []Flag) (*Config, error) {
 	envLayer, envProblems := environmentLayer(env)
 	problems = append(problems, envProblems...)
 	layers = append(layers, envLayer)
+	schema := newSchema()
 	for _, f := range flags {
+		if schema.isSecret(f.Key) {
+			problems = append(problems, Problem{Key: f.Key, Origin: f.Name, Reason: "a secret does not belong on the command line, where every user of the machine sees it; set " +
+				envName(f.Key) + ", or " + envName(f.Key) + "_FILE to a file with it"})
+			continue
+		}
 		layers = append(layers, flagLayer(f))
 	}
 
 	merged := koanf.New(".")
 	origins := map[string]string{}
-	schema := newSchema()
 	for _, l := range layers {
 		for _, path := range l.values.Keys() {
 			if isEmptySection(l.values.Get(path)) && schema.isSection(path) {
@@ -209,6 +214,18 @@ func environmentLayer(env []string) (layer, []Problem) {
 		}
 		path, ok := schema.pathOfEnv(name)
 		if !ok {
+			if path, ok = schema.secretOfEnvFile(name); ok {
+				secret, err := schema.readSecret(path, value)
+				if err != nil {
+					problems = append(problems, Problem{Key: path, Origin: name, Reason: err.Error()})
+					continue
+				}
+				if other := names[path]; other != "" {
+					problems = append(problems, Problem{Key: path, Origin: name, Reason: other + " sets it too; set one of the two"})
+				}
+				values[path], names[path] = secret, name
+				continue
+			}
 			problems = append(problems, Problem{Key: name, Reason: "there is no such variable" + schema.suggestEnv(name)})
 			continue
 		}

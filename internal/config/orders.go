@@ -17,8 +17,10 @@ type Orders struct {
 
 // OrderRate limits how fast a tenant's buyers may order.
 type OrderRate struct {
-	PerSecond int `key:"perSecond" unit:"orders/s" min:"0" doc:"Orders a second for each tenant, refused ones included; 0 is unlimited."`
-	Burst     int `key:"burst" unit:"orders" min:"0" doc:"Orders at once after a pause; 0 is what may come in two seconds."`
+	PerSecond int   `key:"perSecond" unit:"orders/s" min:"0" doc:"Orders a second for each tenant, refused ones included; 0 is unlimited."`
+	Burst     int   `key:"burst" unit:"orders" min:"0" doc:"Orders at once after a pause; 0 is what may come in two seconds."`
+	Quota     Quota `key:"quota" doc:"A second limit over a longer time."`
+	Exact     bool  `key:"exact" doc:"With Redis: ask it for each order, so that all instances together never let through more than one would; a request then waits for it. If false they tell each other what was spent every redis.syncEvery."`
 }
 
 // Workers bounds the work on orders.
@@ -57,22 +59,6 @@ type Catalog struct {
 	Public bool `key:"public" doc:"Whether products can be read without a credential; the tenant is then named by ?tenant= or X-Millrace-Tenant."`
 }
 
-// Bus is the message broker.
-type Bus struct {
-	NATS NATS `key:"nats" doc:"NATS with JetStream."`
-}
-
-// NATS says where NATS is.
-type NATS struct {
-	URL           string `key:"url" doc:"URLs of the servers, with commas between, such as nats://nats-1:4222; empty runs one inside this process."`
-	User          string `key:"user" doc:"User name; empty for none."`
-	Password      Secret `key:"password" doc:"The user's password."`
-	Token         Secret `key:"token" doc:"Token, in place of user and password."`
-	CredsFile     string `key:"credsFile" doc:"File with a user's JWT and key, in place of user and password."`
-	CAFile        string `key:"caFile" doc:"PEM file with the authorities that the servers' certificates are checked against; empty takes the system's."`
-	StoreMaxBytes Size   `key:"storeMaxBytes" min:"16MiB" max:"1TiB" doc:"Most bytes that messages take on disk. The oldest go first: the sweeper finds what they spoke of."`
-}
-
 // Demo is a shop to try things with.
 type Demo struct {
 	Enabled bool `key:"enabled" doc:"Fill the catalogue and the stock of the tenant demo once, and run a small merchant that ships its orders."`
@@ -82,6 +68,7 @@ func defaultOrders() Orders {
 	return Orders{
 		PaymentDeadline: 30 * time.Minute, KeyTTL: 24 * time.Hour, CompleteAfter: 14 * 24 * time.Hour,
 		MaxBatch: 256, QueueMax: 8192, MaxAttempts: 12, Lease: 15 * time.Second,
+		Rate:    OrderRate{Quota: Quota{Window: time.Hour}},
 		Workers: Workers{Enabled: true, Payments: 128, Fulfilment: 64},
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -9,6 +10,9 @@ import (
 type schema struct {
 	keys     []string // paths, "<name>" where a name goes
 	sections []string // paths of sections, in the same form
+	secrets  []string // the keys that are secrets
+	// secretLists are the keys of lists of secrets.
+	secretLists []string
 }
 
 func newSchema() schema {
@@ -20,6 +24,11 @@ func newSchema() schema {
 		}
 	}, func(f field) {
 		s.keys = append(s.keys, f.path)
+		if f.isSecret() && f.value.Kind() == reflect.Slice {
+			s.secretLists = append(s.secretLists, f.path)
+		} else if f.isSecret() {
+			s.secrets = append(s.secrets, f.path)
+		}
 	})
 	return s
 }

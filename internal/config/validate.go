@@ -74,6 +74,7 @@ func (c *Config) Validate() error {
 	v.names(c)
 	v.hooks(c)
 	v.orders(c)
+	v.services(c)
 	if len(v.problems) == 0 {
 		return nil
 	}
@@ -266,9 +267,6 @@ const bodiesInFlight = 8
 
 func (v *validator) events(c *Config) {
 	e := c.Events
-	if e.Ack == "stream" {
-		v.add("events.ack", `"stream"`, "it needs a replicated stream, which is not available with the embedded bus; use wal, store or memory")
-	}
 	if e.Ack == "store" && e.StoreAckTimeout > c.HTTP.RequestTimeout && v.good("http.requestTimeout") {
 		v.add("events.storeAckTimeout", formatDuration(e.StoreAckTimeout),
 			"it is longer than http.requestTimeout (%s), which would end first; make it shorter", formatDuration(c.HTTP.RequestTimeout))

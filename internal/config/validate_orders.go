@@ -34,7 +34,6 @@ func (v *validator) orders(c *Config) {
 		v.add("orders.maxBatch", strconv.Itoa(c.Orders.MaxBatch), "it is more than orders.queueMax (%d), so it could never be reached; make it smaller", c.Orders.QueueMax)
 	}
 	v.burst("orders.rate", c.Orders.Rate.PerSecond, c.Orders.Rate.Burst)
-	v.nats(&c.Bus.NATS)
 	if c.Demo.Enabled && p.Provider != "sandbox" {
 		v.add("demo.enabled", "true", "the demo shop's customers pay with sandbox tokens; set payments.provider to sandbox, or the demo to false")
 	}
@@ -42,12 +41,8 @@ func (v *validator) orders(c *Config) {
 
 func (v *validator) nats(n *NATS) {
 	for one := range strings.SplitSeq(n.URL, ",") {
-		u, err := url.Parse(strings.TrimSpace(one))
-		if n.URL != "" && (err != nil || u.Host == "" || u.Scheme != "nats" && u.Scheme != "tls") {
-			v.add("bus.nats.url", strconv.Quote(redactURL(one)), "it is not the URL of a NATS server; write one such as nats://nats-1:4222 or tls://nats-1:4222")
-		}
-		if u != nil && u.User != nil {
-			v.add("bus.nats.url", strconv.Quote(redactURL(one)), "it carries a password; set bus.nats.user and bus.nats.password instead, best by their variables")
+		if n.URL != "" {
+			v.serviceURL("bus.nats.url", strings.TrimSpace(one), "nats://nats-1:4222 or tls://nats-1:4222", "bus.nats.user and bus.nats.password", "nats", "tls")
 		}
 	}
 	ways := 0
