@@ -4,6 +4,7 @@ package nats_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"os"
 	"path/filepath"
@@ -284,8 +285,9 @@ func TestWrongOptionsAreRefusedWithWhatIsWrong(t *testing.T) {
 		"either the URL":        {},
 		"nats://host:port":      {URL: "http://localhost"},
 		"one kind":              {URL: "nats://localhost", Token: "t", User: "u"},
-		"its key file":          {URL: "nats://localhost", CertFile: os.Args[0]},
-		"cannot be read":        {URL: "nats://localhost", CAFile: "/nowhere"},
+		"not for one in this":   {Server: new(nats.Server), TLS: &tls.Config{MinVersion: tls.VersionTLS13}},
+		"a monitoring URL":      {URL: "nats://localhost", MonitorURLs: []string{"localhost:8222"}},
+		"cannot be read":        {URL: "nats://localhost", CredentialsFile: "/nowhere"},
 		"stream name":           {URL: "nats://localhost", Stream: "a.b"},
 		"dotted words":          {URL: "nats://localhost", Subjects: []string{">"}},
 		"Replicas":              {URL: "nats://localhost", Replicas: 6},

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,9 +36,13 @@ type Options struct {
 	User, Password  string
 	Token           string
 	CredentialsFile string
-	// TLS of an external broker: paths of PEM files. CAFile verifies the broker
-	// instead of the system's authorities; CertFile and KeyFile identify us.
-	CAFile, CertFile, KeyFile string
+	// TLS is how an external broker is connected to with TLS: its authorities, and
+	// our certificate if it asks for one. Nil means the system's authorities
+	// where a URL says tls://, or the broker asks for TLS.
+	TLS *tls.Config
+	// MonitorURLs are the broker's monitoring ports, http://host:port, one of each
+	// server. Only Examine asks there.
+	MonitorURLs []string
 
 	// Name is shown in the broker's list of connections; "millrace" if empty.
 	Name string
@@ -130,12 +135,13 @@ func (o *Options) faults() []error {
 		}
 	}
 	fault(kinds > 1, "give one kind of credentials: user and password, a token, or a credentials file")
-	fault((o.CertFile == "") != (o.KeyFile == ""), "a client certificate needs both its file and its key file")
-	for _, file := range []string{o.CredentialsFile, o.CAFile, o.CertFile, o.KeyFile} {
-		if file != "" {
-			_, err := os.Stat(file)
-			fault(err != nil, "cannot be read: %w", err)
-		}
+	if o.CredentialsFile != "" {
+		_, err := os.Stat(o.CredentialsFile)
+		fault(err != nil, "the credentials file cannot be read: %w", err)
+	}
+	fault(o.TLS != nil && o.Server != nil, "TLS is for an external broker, not for one in this process")
+	for _, u := range o.MonitorURLs {
+		fault(!webURL(u), "a monitoring URL must be http://host:port or https://host:port")
 	}
 	fault(!streamName.MatchString(o.Stream), "the stream name %.80q must be 1 to 64 of A-Za-z0-9_-", o.Stream)
 	for _, s := range o.Subjects {
@@ -158,6 +164,11 @@ func brokerURL(s string) bool {
 	return err == nil && u.Host != "" && (u.Scheme == "nats" || u.Scheme == "tls")
 }
 
+func webURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https")
+}
+
 // connectOptions are the client's options for where and as whom to connect.
 func (o *Options) connectOptions() []natsgo.Option {
 	list := []natsgo.Option{natsgo.Name(o.Name)}
@@ -173,11 +184,8 @@ func (o *Options) connectOptions() []natsgo.Option {
 	if o.CredentialsFile != "" {
 		list = append(list, natsgo.UserCredentials(o.CredentialsFile))
 	}
-	if o.CAFile != "" {
-		list = append(list, natsgo.RootCAs(o.CAFile))
-	}
-	if o.CertFile != "" {
-		list = append(list, natsgo.ClientCert(o.CertFile, o.KeyFile))
+	if o.TLS != nil {
+		list = append(list, natsgo.Secure(o.TLS.Clone()))
 	}
 	return list
 }
