@@ -11,7 +11,6 @@ import (
 
 	"millrace/internal/event/dedupe"
 	"millrace/internal/event/scan"
-	"millrace/internal/wal"
 )
 
 // submission is the working memory of one submission, reused between them. Its
@@ -79,7 +78,7 @@ func (in *Ingester) accept(ctx context.Context, s *submission) (Receipt, error) 
 	for open := s.valid; len(open) > 0 || len(s.dead) > 0; {
 		claim := in.claim(s, open, &receipt)
 		writes := s.writes()
-		pos, refusal := in.appendClaimed(s, claim, kept)
+		pos, refusal := in.appendClaimed(ctx, s, claim, kept)
 		if refusal != nil {
 			return Receipt{}, refusal
 		}
@@ -109,7 +108,7 @@ func (in *Ingester) accept(ctx context.Context, s *submission) (Receipt, error) 
 // settles the claim with the outcome, and returns the sequence after the record.
 // Without any it settles and does nothing. Others wait for the claim, so it is
 // settled in a panic too.
-func (in *Ingester) appendClaimed(s *submission, claim *dedupe.Claim, kept bool) (next uint64, refusal *Unavailable) {
+func (in *Ingester) appendClaimed(ctx context.Context, s *submission, claim *dedupe.Claim, kept bool) (next uint64, refusal *Unavailable) {
 	var outcome error = &Unavailable{Reason: "outcome-unknown", Unknown: true, RetryAfter: time.Second,
 		Detail: "the server failed while it was writing these events; it is safe to repeat them with the same ids"}
 	later := false
@@ -125,11 +124,14 @@ func (in *Ingester) appendClaimed(s *submission, claim *dedupe.Claim, kept bool)
 	s.encode()
 	s.dead = s.dead[:0]
 	var err error
-	if in.o.Ack == AckMemory && !s.mustSync {
+	switch {
+	case in.o.Ack == AckStream:
+		err, later = in.appendPatient(ctx, s.record, claim), true
+	case in.o.Ack == AckMemory && !s.mustSync:
 		err = in.o.Log.AppendAsync(s.record, func(err error) { claim.Settle(err) })
 		later = err == nil
-	} else {
-		var pos wal.Position
+	default:
+		var pos Position
 		pos, err = in.o.Log.Append(s.record)
 		next = pos.Seq + 1
 	}
@@ -140,6 +142,15 @@ func (in *Ingester) appendClaimed(s *submission, claim *dedupe.Claim, kept bool)
 	}
 	outcome = nil
 	return next, nil
+}
+
+// appendPatient writes a record to a log on other machines. While nobody knows
+// whether that has it, the claim stays open: who repeats the events meanwhile
+// waits for the same outcome, and makes no second copy.
+func (in *Ingester) appendPatient(ctx context.Context, record []byte, claim *dedupe.Claim) error {
+	ctx, cancel := context.WithTimeout(ctx, in.o.StreamAckTimeout)
+	defer cancel()
+	return in.patient.AppendWithin(ctx, record, func(err error) { claim.Settle(err) })
 }
 
 // writes says whether there is something to write in this round.
@@ -254,6 +265,11 @@ func (s *submission) encode() {
 // await waits for the events other submissions have claimed and returns the
 // ones that are open again because that failed.
 func (in *Ingester) await(ctx context.Context, s *submission, receipt *Receipt) (open []int, err error) {
+	if in.o.Ack == AckStream && len(s.waiting) > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, in.o.StreamAckTimeout)
+		defer cancel()
+	}
 	for _, w := range s.waiting {
 		outcome, ctxErr := w.claim.Wait(ctx)
 		if ctxErr != nil {
@@ -266,6 +282,8 @@ func (in *Ingester) await(ctx context.Context, s *submission, receipt *Receipt) 
 			receipt.Duplicates++
 		case errors.As(outcome, &refusal) && refusal.Unknown:
 			return nil, refusal
+		case errors.Is(outcome, ErrLogUnknown):
+			return nil, in.refuse(outcome)
 		default:
 			open = append(open, w.event)
 		}
@@ -306,5 +324,3 @@ func (s *submission) fillIDs(receipt *Receipt) {
 
 // aliasString is b as a string that must not outlive it.
 func aliasString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
-
-var _ Log = (*wal.Log)(nil)

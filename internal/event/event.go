@@ -14,7 +14,9 @@
 // an amount of money, which events from outside never do.
 //
 // The package knows no HTTP and no SQL. What it needs of the outside it declares
-// as small interfaces (Log, Store, DeadLetterWriter).
+// as small interfaces (Log, SinkLog, Store, DeadLetterWriter). The log is the
+// write-ahead log of this instance, or a stream that several instances share: then
+// there is a Sink for each of its partitions, wherever that runs.
 package event
 
 import (
@@ -41,7 +43,8 @@ type Event struct {
 	TenantID string
 	// Timestamp is the caller's time of the event, in UTC.
 	Timestamp time.Time
-	// ReceivedAt is the time of receipt, in UTC. It never goes back within a log.
+	// ReceivedAt is the time of receipt, in UTC. It never goes back within a log, but
+	// for a partition of a stream whose servers' clocks disagree.
 	ReceivedAt time.Time
 	// Attributes is a JSON object of envelope members that have no field of their
 	// own, such as CloudEvents extensions; nil when there are none.

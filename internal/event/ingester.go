@@ -19,8 +19,7 @@ import (
 // AckMode says what has happened to an event when its sender is answered.
 type AckMode string
 
-// The ack modes there are. A replicated stream will be another; it has to
-// implement Log, nothing else changes.
+// The ack modes there are.
 const (
 	// AckWAL answers when the event is in the log, on disk.
 	AckWAL AckMode = "wal"
@@ -28,20 +27,10 @@ const (
 	AckStore AckMode = "store"
 	// AckMemory answers when the event is queued for the log: a crash loses it.
 	AckMemory AckMode = "memory"
+	// AckStream answers when a replicated stream has the event. The log is a
+	// PatientLog.
+	AckStream AckMode = "stream"
 )
-
-// Log is where accepted batches go. *wal.Log is one.
-type Log interface {
-	// Admit is a cheap check whether an append would be refused now.
-	Admit() error
-	// Append returns when the record is durable.
-	Append(record []byte) (wal.Position, error)
-	// AppendAsync returns when the record is queued; if it is, finished is called
-	// with the outcome and must not wait for anything.
-	AppendAsync(record []byte, finished func(err error)) error
-	// Next is one past the sequence of the last durable record.
-	Next() uint64
-}
 
 // CommitWaiter waits for the store; *Sink is one.
 type CommitWaiter interface {
@@ -49,8 +38,8 @@ type CommitWaiter interface {
 	WaitCommitted(ctx context.Context, upTo uint64) error
 }
 
-// IngesterOptions are what an Ingester is made of. Log and, for AckStore,
-// Commits are required.
+// IngesterOptions are what an Ingester is made of. Log is required, and a
+// PatientLog for AckStream; Commits is for AckStore.
 type IngesterOptions struct {
 	Log Log
 	// Window recognises events that come again; without one every event is kept.
@@ -59,7 +48,10 @@ type IngesterOptions struct {
 	Ack     AckMode // AckWAL if empty
 	// StoreAckTimeout bounds the wait for the store in AckStore, 30 s if zero.
 	StoreAckTimeout time.Duration
-	Limits          scan.Limits
+	// StreamAckTimeout bounds, in AckStream, the wait for the stream and for other
+	// submissions of the same events; 10 s if zero.
+	StreamAckTimeout time.Duration
+	Limits           scan.Limits
 	// KeepBodyBytes bounds what is kept of a body in which no events were found.
 	KeepBodyBytes int
 	// Hooks are the webhook sources by name.
@@ -72,7 +64,8 @@ type IngesterOptions struct {
 // Ingester accepts events. It is safe for concurrent use and owns no goroutine.
 type Ingester struct {
 	o       IngesterOptions
-	pool    sync.Pool // of *submission
+	patient PatientLog // the log, in AckStream
+	pool    sync.Pool  // of *submission
 	pending atomic.Int64
 }
 
@@ -83,6 +76,9 @@ func NewIngester(o IngesterOptions) (*Ingester, error) {
 	}
 	if o.StoreAckTimeout == 0 {
 		o.StoreAckTimeout = 30 * time.Second
+	}
+	if o.StreamAckTimeout == 0 {
+		o.StreamAckTimeout = 10 * time.Second
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -98,10 +94,16 @@ func NewIngester(o IngesterOptions) (*Ingester, error) {
 		return nil, errors.New("an ingester needs a log")
 	case o.Ack == AckStore && o.Commits == nil:
 		return nil, errors.New("ack mode store needs a sink to wait for")
-	case o.Ack != AckWAL && o.Ack != AckStore && o.Ack != AckMemory:
+	case o.Ack != AckWAL && o.Ack != AckStore && o.Ack != AckMemory && o.Ack != AckStream:
 		return nil, errors.New("unknown ack mode " + string(o.Ack))
 	}
 	in := &Ingester{o: o}
+	if o.Ack == AckStream {
+		var ok bool
+		if in.patient, ok = o.Log.(PatientLog); !ok {
+			return nil, errors.New("ack mode stream needs a log that is a replicated stream")
+		}
+	}
 	in.pool.New = func() any { return &submission{scanner: scan.NewScanner()} }
 	return in, nil
 }
@@ -216,6 +218,16 @@ var refusals = []struct {
 	{wal.ErrFailed, Unavailable{Reason: "log-failed", RetryAfter: 5 * time.Second,
 		Detail: "the event log has failed and this instance is going down; try another one, or try again later"}},
 	{wal.ErrClosed, Unavailable{Reason: "shutting-down", RetryAfter: 2 * time.Second,
+		Detail: "this instance is shutting down; try again"}},
+	{ErrLogFull, Unavailable{Reason: "backlog-full", RetryAfter: 2 * time.Second,
+		Detail: "the backlog of events that are not yet in the database has reached its bound; try again later"}},
+	{ErrLogBusy, Unavailable{Reason: "overloaded", RetryAfter: time.Second,
+		Detail: "more events arrive than the stream can take; try again later"}},
+	{ErrLogAway, Unavailable{Reason: "stream-away", RetryAfter: 2 * time.Second,
+		Detail: "the stream that keeps the events cannot be reached or has no leader; nothing was kept, try again later"}},
+	{ErrLogUnknown, Unavailable{Reason: "outcome-unknown", RetryAfter: 2 * time.Second, Unknown: true,
+		Detail: "the stream has not said in time whether it keeps these events; it is safe to repeat them with the same ids"}},
+	{ErrLogClosed, Unavailable{Reason: "shutting-down", RetryAfter: 2 * time.Second,
 		Detail: "this instance is shutting down; try again"}},
 }
 

@@ -69,6 +69,14 @@ type SinkMetrics struct {
 	position     prometheus.Gauge
 }
 
+// Shared returns metrics for one of several sinks of an instance: the same but for
+// the position, which would be told by all of them at once.
+func (m *SinkMetrics) Shared() *SinkMetrics {
+	shared := *m
+	shared.position = prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_sink_position"})
+	return &shared
+}
+
 // NewSinkMetrics registers the metrics with reg; nil leaves them unregistered.
 func NewSinkMetrics(reg prometheus.Registerer) *SinkMetrics {
 	f := promauto.With(reg)
@@ -87,7 +95,7 @@ func NewSinkMetrics(reg prometheus.Registerer) *SinkMetrics {
 		failures: f.NewCounter(prometheus.CounterOpts{Name: "millrace_sink_failures_total",
 			Help: "Commits of the store that failed and are tried again."}),
 		failing: f.NewGauge(prometheus.GaugeOpts{Name: "millrace_sink_failing",
-			Help: "1 while the last commit of the store has failed."}),
+			Help: "Sinks of this instance whose last commit has failed."}),
 		deadLetters: f.NewCounterVec(prometheus.CounterOpts{Name: "millrace_dead_letters_total",
 			Help: "Dead letters written, by kind."}, []string{"kind"}),
 		position: f.NewGauge(prometheus.GaugeOpts{Name: "millrace_sink_position",

@@ -20,7 +20,7 @@ type DeadLetterWriter interface {
 
 // SinkOptions are what a Sink is made of. Log, Store and DeadLetters are required.
 type SinkOptions struct {
-	Log         *wal.Log
+	Log         SinkLog
 	Store       Store
 	DeadLetters DeadLetterWriter
 	// MaxBatchRows and MaxBatchBytes end a batch; a frame is never split, so a
@@ -46,9 +46,11 @@ type SinkOptions struct {
 	MaxBackoff time.Duration
 	// CommitTimeout bounds one call of the store, 60 s if zero.
 	CommitTimeout time.Duration
-	Now           func() time.Time // time.Now if nil
-	Logger        *slog.Logger
-	Metrics       *SinkMetrics
+	// Advice says what to do when something is wrong with the log.
+	Advice  Advice
+	Now     func() time.Time // time.Now if nil
+	Logger  *slog.Logger
+	Metrics *SinkMetrics
 }
 
 // Sink brings what is in the log into the store, in order and exactly once: the
@@ -88,6 +90,7 @@ func NewSink(o SinkOptions) (*Sink, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	o.Advice = o.Advice.withDefaults()
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -109,12 +112,37 @@ func (s *Sink) Locate(ctx context.Context) error {
 	return s.standAt(next, known)
 }
 
+// maxRefreshes bounds how often one look for the position begins anew because
+// others moved it meanwhile.
+const maxRefreshes = 10
+
+// position asks the store where it stands. A log that others trim is looked at
+// between two answers that are the same: then what it has and what the store
+// has are of one moment.
 func (s *Sink) position(ctx context.Context) (next uint64, known bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.CommitTimeout)
 	defer cancel()
+	next, known, err = s.askPosition(ctx)
+	refresher, ok := s.o.Log.(Refresher)
+	if !ok || err != nil {
+		return next, known, err
+	}
+	for range maxRefreshes {
+		if err := refresher.Refresh(ctx); err != nil {
+			return 0, false, fmt.Errorf("asking %s how far it goes: %w", s.o.Advice.Name, err)
+		}
+		before := next
+		if next, known, err = s.askPosition(ctx); err != nil || next == before {
+			return next, known, err
+		}
+	}
+	return 0, false, fmt.Errorf("the store's position in %s moves while it is looked for: another instance writes it", s.o.Advice.Name)
+}
+
+func (s *Sink) askPosition(ctx context.Context) (next uint64, known bool, err error) {
 	next, known, err = s.o.Store.Position(ctx, s.o.Log.ID())
 	if err != nil {
-		err = fmt.Errorf("asking the store for its position in the event log: %w", err)
+		err = fmt.Errorf("asking the store for its position in %s: %w", s.o.Advice.Name, err)
 	}
 	return next, known, err
 }
@@ -142,11 +170,11 @@ func (s *Sink) standAt(next uint64, known bool) error {
 	}
 	switch {
 	case next < first:
-		return fmt.Errorf("the event log begins at sequence %d but the store has only what is below %d: %d records are missing; "+
-			"restore the missing segments, or start with an empty wal directory if they are lost for good", first, next, first-next)
+		return fmt.Errorf("%s begins at sequence %d but the store has only what is below %d: %d records are missing; %s",
+			s.o.Advice.Name, first, next, first-next, s.o.Advice.MissingStart)
 	case next > end:
-		return fmt.Errorf("the event log ends at sequence %d but the store has what is below %d: the end of the log is missing; "+
-			"restore the newest segments, or start with an empty wal directory if they are lost for good", end, next)
+		return fmt.Errorf("%s ends at sequence %d but the store has what is below %d: the end of the log is missing; %s",
+			s.o.Advice.Name, end, next, s.o.Advice.MissingEnd)
 	}
 	if err := s.o.Log.Release(next); err != nil {
 		return err
@@ -158,6 +186,11 @@ func (s *Sink) standAt(next uint64, known bool) error {
 // Run sinks until the context ends, and returns nil then. Any other return is a
 // failure that trying again would not mend.
 func (s *Sink) Run(ctx context.Context) error {
+	defer func() {
+		if s.Err() != nil {
+			s.o.Metrics.failing.Dec() // of this sink no more is known
+		}
+	}()
 	for {
 		err := s.run(ctx)
 		switch {
@@ -177,9 +210,9 @@ func (s *Sink) Run(ctx context.Context) error {
 var errReposition = errors.New("the store stands elsewhere in the log")
 
 func (s *Sink) run(ctx context.Context) error {
-	reader, err := s.o.Log.NewReader(s.Committed())
+	reader, err := s.o.Log.ReadFrames(s.Committed())
 	if err != nil {
-		return fmt.Errorf("reading the event log: %w", err)
+		return fmt.Errorf("reading %s: %w", s.o.Advice.Name, err)
 	}
 	defer reader.Close()
 	s.batch.carrying = false // the new reader brings the frame again
@@ -201,7 +234,7 @@ const longestRest = 250 * time.Millisecond
 
 // collect waits for a frame and fills the batch with what there is, up to its
 // bounds or the end of the day.
-func (s *Sink) collect(ctx context.Context, reader *wal.Reader) error {
+func (s *Sink) collect(ctx context.Context, reader Frames) error {
 	b := &s.batch
 	b.begin(s.Committed())
 	if !b.takeCarried() {
@@ -232,7 +265,7 @@ func (s *Sink) readError(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, wal.ErrClosed) {
 		return err
 	}
-	return fmt.Errorf("reading the event log: %w; run `millrace wal inspect`", err)
+	return fmt.Errorf("reading %s: %w; %s", s.o.Advice.Name, err, s.o.Advice.Unreadable)
 }
 
 // linger waits out the rest of MinInterval and says whether it waited at all.

@@ -10,7 +10,6 @@ import (
 
 	"millrace/internal/deadletter"
 	"millrace/internal/event/scan"
-	"millrace/internal/wal"
 )
 
 // batch gathers frames of one day for one commit. Everything in it aliases its
@@ -31,7 +30,7 @@ type batch struct {
 }
 
 type carriedFrame struct {
-	frame  wal.Frame
+	frame  Frame
 	buffer []byte
 }
 
@@ -63,7 +62,7 @@ func (b *batch) takeCarried() bool {
 }
 
 // add takes in a frame, or carries it to the next batch if it is of another day.
-func (b *batch) add(f wal.Frame) {
+func (b *batch) add(f Frame) {
 	day := f.ReceivedAt.UTC().Truncate(24 * time.Hour)
 	switch {
 	case b.day.IsZero():
@@ -82,7 +81,7 @@ func (b *batch) add(f wal.Frame) {
 	b.upTo = f.FirstSeq + uint64(len(f.Records))
 }
 
-func (b *batch) carry(f wal.Frame) {
+func (b *batch) carry(f Frame) {
 	c := &b.carried
 	c.buffer = c.buffer[:0]
 	for _, raw := range f.Records {
@@ -104,28 +103,40 @@ func (b *batch) carry(f wal.Frame) {
 func (b *batch) addRecord(seq uint64, receivedAt time.Time, raw []byte) {
 	at := len(b.buffer)
 	b.buffer = append(b.buffer, raw...)
-	r, err := decodeRecord(b.buffer[at:])
+	dead := 0
+	err := eachRecord(b.buffer[at:], func(record []byte) error {
+		n, err := b.decode(seq, dead, receivedAt, record)
+		dead += n
+		return err
+	})
 	if err != nil {
 		b.err = fmt.Errorf("record %d: %w", seq, err)
-		return
+	}
+}
+
+// decode takes in one record. The dead entries of a sequence are numbered from
+// index on; it returns how many there were.
+func (b *batch) decode(seq uint64, index int, receivedAt time.Time, raw []byte) (dead int, err error) {
+	r, err := decodeRecord(raw)
+	if err != nil {
+		return 0, err
 	}
 	stamp := receivedAt.UnixNano()
 	for range r.events {
 		row, err := r.nextEvent(stamp)
 		if err != nil {
-			b.err = fmt.Errorf("record %d: %w", seq, err)
-			return
+			return 0, err
 		}
 		b.items = append(b.items, row)
 	}
 	for i := range r.dead {
 		entry, err := r.nextDead()
 		if err != nil {
-			b.err = fmt.Errorf("record %d: %w", seq, err)
-			return
+			return 0, err
 		}
-		b.letters = append(b.letters, b.letter(seq, i, receivedAt, &r, &entry))
+		b.letters = append(b.letters, b.letter(seq, index+i, receivedAt, &r, &entry))
 	}
+	return r.dead, nil
 }
 
 // letter makes a dead letter whose id depends on nothing but its place in the

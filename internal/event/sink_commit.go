@@ -84,7 +84,7 @@ func (s *Sink) reposition(p *PositionError) error {
 		return nil
 	}
 	s.o.Logger.Warn("the store stands elsewhere in the event log; going on from there",
-		"have", p.Have, "expected", s.batch.from)
+		"log", s.o.Advice.Name, "have", p.Have, "expected", s.batch.from)
 	return errReposition
 }
 
@@ -160,9 +160,11 @@ func (s *Sink) condemned(r refusedRow) deadletter.Letter {
 }
 
 func (s *Sink) failed(err error, backoff time.Duration) {
+	if s.Err() == nil {
+		s.o.Metrics.failing.Inc()
+	}
 	s.setErr(err)
 	s.o.Metrics.failures.Inc()
-	s.o.Metrics.failing.Set(1)
 	s.o.Logger.Warn("events could not be written to the store; they are safe in the log and it is tried again",
 		"from", s.batch.from, "upTo", s.batch.upTo, "rows", len(s.batch.items), "retryIn", backoff, "error", err)
 }
@@ -172,7 +174,7 @@ func (s *Sink) done() {
 	b, m, now := &s.batch, s.o.Metrics, s.o.Now()
 	if s.Err() != nil {
 		s.setErr(nil)
-		m.failing.Set(0)
+		m.failing.Dec()
 		s.o.Logger.Info("the store takes events again", "position", b.upTo)
 	}
 	m.rows.Add(float64(len(b.items)))

@@ -24,6 +24,26 @@ type Frame struct {
 // Next returns one past the sequence of the last record.
 func (f Frame) Next() uint64 { return f.FirstSeq + uint64(len(f.Records)) }
 
+// Frames is what a Reader does, for logs of other kinds to do as well.
+type Frames interface {
+	// Next returns the next frame and waits for it if need be.
+	Next(ctx context.Context) (Frame, error)
+	// TryNext returns the next frame if there is one.
+	TryNext() (Frame, bool, error)
+	Close() error
+}
+
+var _ Frames = (*Reader)(nil)
+
+// ReadFrames is NewReader, for those who read logs of several kinds.
+func (l *Log) ReadFrames(from uint64) (Frames, error) {
+	r, err := l.NewReader(from)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
 // Reader reads durable frames in order. It belongs to one goroutine.
 type Reader struct {
 	l       *Log
