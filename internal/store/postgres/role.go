@@ -1,0 +1,72 @@
+package postgres
+
+import (
+	"context"
+	stdsql "database/sql"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// grantReader creates the role that reads for tenants if it is not there, lets the
+// owner become it, and lets it read what has row-level security. All of it may be
+// done already, here or by an administrator.
+func grantReader(ctx context.Context, conn *stdsql.Conn, role string) error {
+	quoted := pgx.Identifier{role}.Sanitize()
+	var owner, schema string
+	if err := conn.QueryRowContext(ctx, `SELECT current_user, current_schema()`).Scan(&owner, &schema); err != nil {
+		return in("look up the owner of the schema", err)
+	}
+	steps := []struct {
+		done  string // a query that says whether it is
+		needs string
+	}{
+		{`SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`, `CREATE ROLE ` + quoted + ` NOLOGIN`},
+		{`SELECT pg_has_role(current_user, $1, 'MEMBER')`, `GRANT ` + quoted + ` TO ` + pgx.Identifier{owner}.Sanitize()},
+		{`SELECT has_schema_privilege($1, current_schema(), 'USAGE')`, `GRANT USAGE ON SCHEMA ` + pgx.Identifier{schema}.Sanitize() + ` TO ` + quoted},
+	}
+	var missing []string
+	for _, s := range steps {
+		var done bool
+		err := conn.QueryRowContext(ctx, s.done, role).Scan(&done)
+		if err == nil && done {
+			continue
+		}
+		if err != nil && sqlState(err) != stateUndefinedObject { // the role, which a step before could not make
+			return fmt.Errorf("look up the role %s: %w", role, err)
+		}
+		if len(missing) == 0 {
+			_, err = conn.ExecContext(ctx, s.needs)
+			// Roles are the cluster's: another database's migration may have been faster.
+			if state := sqlState(err); err == nil || state == stateDuplicateObject || state == stateUniqueViolation {
+				continue
+			}
+			if sqlState(err) != stateInsufficientRights {
+				return fmt.Errorf("%s: %w", s.needs, err)
+			}
+		}
+		missing = append(missing, s.needs+";")
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("the user %s may not set up the role %s, which reads for tenants; have an administrator run in this database, and try again: %s",
+			owner, role, strings.Join(missing, " "))
+	}
+	return grantTables(ctx, conn, quoted)
+}
+
+// grantTables lets the role read every table that row-level security keeps apart.
+// Partitions are read through their parents, whose rights and policies count.
+func grantTables(ctx context.Context, conn *stdsql.Conn, quoted string) error {
+	var tables stdsql.NullString
+	err := conn.QueryRowContext(ctx, `SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname) FROM pg_class c
+WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+  AND (c.relrowsecurity OR c.relname = 'event_batches')`).Scan(&tables)
+	if err != nil || tables.String == "" {
+		return in("look up the tables of tenants", err)
+	}
+	if _, err := conn.ExecContext(ctx, `GRANT SELECT ON `+tables.String+` TO `+quoted); err != nil {
+		return fmt.Errorf("let the role %s read: %w", quoted, err)
+	}
+	return nil
+}
