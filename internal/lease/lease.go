@@ -9,6 +9,8 @@ package lease
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 )
 
@@ -37,4 +39,20 @@ type Store interface {
 	// Leases returns the leases whose name begins with prefix and that have not
 	// expired, in order of name.
 	Leases(ctx context.Context, prefix string, now time.Time) ([]Lease, error)
+}
+
+// maxNameBytes bounds names and holders.
+const maxNameBytes = 256
+
+// Check says what is wrong with the arguments of Acquire, for stores.
+func Check(name, holder string, ttl time.Duration) error {
+	switch {
+	case name == "" || len(name) > maxNameBytes:
+		return fmt.Errorf("a lease needs a name of 1 to %d bytes, this one has %d", maxNameBytes, len(name))
+	case holder == "" || len(holder) > maxNameBytes:
+		return fmt.Errorf("the lease %s needs a holder of 1 to %d bytes, this one has %d", name, maxNameBytes, len(holder))
+	case ttl <= 0:
+		return errors.New("the lease " + name + " must live longer than zero")
+	}
+	return nil
 }

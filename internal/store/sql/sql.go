@@ -65,6 +65,10 @@ func Statements() map[string]string {
 		"audit: list of object":       listAuditOfObject,
 		"audit: last of list":         lastOfAudit,
 		"audit: last of object":       lastOfAuditOfObject,
+		"lease: acquire":              acquireLease,
+		"lease: get":                  getLease,
+		"lease: release":              releaseLease,
+		"lease: list":                 listLeases,
 	}
 	maps.Copy(all, webhookStatements())
 	return all

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"millrace/internal/catalog"
 	"millrace/internal/inventory"
+	"millrace/internal/lease"
 	storesql "millrace/internal/store/sql"
 )
 
@@ -11,3 +12,6 @@ func (db *DB) Catalog() catalog.Store { return storesql.NewCatalog(db.write, db.
 
 // Inventory returns the store of stock.
 func (db *DB) Inventory() inventory.Store { return storesql.NewInventory(db.write, db.read, db.lists) }
+
+// Leases returns the store of leases.
+func (db *DB) Leases() lease.Store { return storesql.NewLeases(db.write) }
