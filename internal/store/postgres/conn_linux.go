@@ -3,9 +3,11 @@ package postgres
 import (
 	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
+
+// tcpUserTimeoutOption is TCP_USER_TIMEOUT of Linux, which package syscall does not
+// name.
+const tcpUserTimeoutOption = 0x12
 
 // setUserTimeout has the kernel give a connection up when what was sent is not
 // acknowledged within tcpUserTimeout: keep-alives are not sent while data is under
@@ -16,7 +18,7 @@ func setUserTimeout(network, _ string, raw syscall.RawConn) error {
 	}
 	var err error
 	if e := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(tcpUserTimeout.Milliseconds()))
+		err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeoutOption, int(tcpUserTimeout.Milliseconds()))
 	}); e != nil {
 		return e
 	}

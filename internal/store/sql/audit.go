@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	stdsql "database/sql"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -40,15 +39,15 @@ var addAudit = manyRows{head: `INSERT INTO audit_log (` + auditColumns + `) VALU
 	tail: ` ON CONFLICT (tenant_id, id) DO NOTHING`}
 
 // Audit is the audit.Store of a SQL database.
-type Audit struct{ write, read *stdsql.DB }
+type Audit struct{ on Pools }
 
 var _ audit.Store = (*Audit)(nil)
 
 // NewAudit returns the audit log of a database.
-func NewAudit(write, read *stdsql.DB) *Audit { return &Audit{write: write, read: read} }
+func NewAudit(on Pools) *Audit { return &Audit{on: on} }
 
 // insertAudit writes the entries of a change in the change's own transaction.
-func insertAudit(ctx context.Context, tx *stdsql.Tx, entries ...audit.Entry) error {
+func insertAudit(ctx context.Context, tx transaction, entries ...audit.Entry) error {
 	p := prepareIn(tx)
 	defer p.close()
 	return p.insertAudit(ctx, entries)
@@ -75,7 +74,7 @@ const AddAudit = `INSERT INTO audit_log (` + auditColumns + `) VALUES ($1, $2, $
 // AuditArgs returns the arguments of AddAudit: string and int64.
 func AuditArgs(e *audit.Entry) []any {
 	return []any{e.TenantID, e.ID, nanos(e.At), readable(e.Actor.Subject), readable(e.Actor.Method),
-		readable(e.Actor.RequestID), readable(e.Action), readable(e.Object), string(e.Before), string(e.After)}
+		readable(e.Actor.RequestID), readable(e.Action), readable(e.Object), readable(string(e.Before)), readable(string(e.After))}
 }
 
 // Record writes entries that belong to no other change. See audit.Store.
@@ -83,7 +82,7 @@ func (s *Audit) Record(ctx context.Context, entries []audit.Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	return in("record in the audit log", transact(ctx, s.write, func(tx *stdsql.Tx) error { return insertAudit(ctx, tx, entries...) }))
+	return in("record in the audit log", transact(ctx, s.on, func(tx transaction) error { return insertAudit(ctx, tx, entries...) }))
 }
 
 // Entries returns one page, newest first. See audit.Store.
@@ -95,6 +94,10 @@ func (s *Audit) Entries(ctx context.Context, q audit.Query) (audit.Page, error) 
 	if err != nil {
 		return audit.Page{}, err
 	}
+	if !storable(q.Action, q.Subject, q.Object) {
+		return audit.Page{}, nil
+	}
+	ctx = ForTenant(ctx, q.TenantID)
 	var page audit.Page
 	if q.Action != "" || q.Subject != "" {
 		last, err := s.lastLookedAt(ctx, q, first, end)
@@ -106,7 +109,7 @@ func (s *Audit) Entries(ctx context.Context, q audit.Query) (audit.Page, error) 
 		}
 	}
 	statement, args := auditQuery(q, first, end)
-	rows, err := s.read.QueryContext(ctx, statement, args...)
+	rows, err := s.on.Lists.QueryContext(ctx, statement, args...)
 	if err != nil {
 		return audit.Page{}, in("read the audit log", err)
 	}
@@ -154,9 +157,9 @@ func auditSpan(q audit.Query) (first, end string, err error) {
 // it may look at all there are.
 func (s *Audit) lastLookedAt(ctx context.Context, q audit.Query, first, end string) (id string, err error) {
 	if q.Object == "" {
-		err = s.read.QueryRowContext(ctx, lastOfAudit, q.TenantID, first, end, audit.MaxScan-1).Scan(&id)
+		err = s.on.Lists.QueryRowContext(ctx, lastOfAudit, q.TenantID, first, end, audit.MaxScan-1).Scan(&id)
 	} else {
-		err = s.read.QueryRowContext(ctx, lastOfAuditOfObject, q.TenantID, q.Object, first, end, audit.MaxScan-1).Scan(&id)
+		err = s.on.Lists.QueryRowContext(ctx, lastOfAuditOfObject, q.TenantID, q.Object, first, end, audit.MaxScan-1).Scan(&id)
 	}
 	if noRows(err) {
 		return "", nil

@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	stdsql "database/sql"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -31,6 +30,9 @@ WHERE tenant_id = $1 AND sku = $2 ORDER BY product_version DESC LIMIT $3`
 var (
 	getProducts = manyRows{head: `SELECT ` + productColumns + ` FROM products WHERE (tenant_id, sku) IN (VALUES `, width: 2, tail: `)`}
 
+	lockProducts = manyRows{head: `SELECT 1 FROM products WHERE (tenant_id, sku) IN (VALUES `, width: 2,
+		tail: `) ORDER BY tenant_id, sku`}
+
 	// putProducts changes a product only if it is still of the version before.
 	putProducts = manyRows{head: `INSERT INTO products (` + productColumns + `) VALUES `, width: 12,
 		tail: ` ON CONFLICT (tenant_id, sku) DO UPDATE SET version = excluded.version, active = excluded.active,
@@ -42,17 +44,14 @@ WHERE products.version = excluded.version - 1`}
 )
 
 // Catalog is the catalog.Store of a SQL database.
-type Catalog struct{ write, read, lists *stdsql.DB }
+type Catalog struct{ on Pools }
 
 var _ catalog.Store = (*Catalog)(nil)
 
 // NewCatalog returns the products of a database.
-func NewCatalog(write, read, lists *stdsql.DB) *Catalog {
-	return &Catalog{write: write, read: read, lists: lists}
-}
+func NewCatalog(on Pools) *Catalog { return &Catalog{on: on} }
 
-// skuKey names a row by tenant and SKU.
-type skuKey struct{ tenantID, sku string }
+func keyOfPut(p *catalog.Put) skuKey { return skuKey{p.Product.TenantID, p.Product.SKU} }
 
 // Put creates and replaces products. See catalog.Store.
 func (s *Catalog) Put(ctx context.Context, puts []catalog.Put) ([]catalog.PutResult, []error, error) {
@@ -60,11 +59,14 @@ func (s *Catalog) Put(ctx context.Context, puts []catalog.Put) ([]catalog.PutRes
 	if len(puts) == 0 {
 		return results, errs, nil
 	}
-	err := transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	err := transact(ctx, s.on, func(tx transaction) error {
 		p := prepareIn(tx)
 		defer p.close()
+		if err := p.lock(ctx, lockProducts, skuKeys(puts, keyOfPut)); err != nil {
+			return err
+		}
 		for i := 0; i < len(puts); {
-			n := distinctRun(puts[i:], func(p *catalog.Put) skuKey { return skuKey{p.Product.TenantID, p.Product.SKU} })
+			n := distinctRun(puts[i:], keyOfPut)
 			c := productChunk{puts: puts[i : i+n], results: results[i : i+n], errs: errs[i : i+n]}
 			if err := c.put(ctx, p); err != nil {
 				return err
@@ -205,7 +207,7 @@ func sameProduct(a, b *catalog.Product) bool {
 
 // Product returns one product. See catalog.Store.
 func (s *Catalog) Product(ctx context.Context, tenantID, sku string) (catalog.Product, error) {
-	p, _, err := scanProduct(s.read.QueryRowContext(ctx, getProduct, tenantID, sku))
+	p, _, err := scanProduct(s.on.Read.QueryRowContext(ForTenant(ctx, tenantID), getProduct, tenantID, sku))
 	if noRows(err) {
 		return catalog.Product{}, catalog.ErrNotFound
 	}
@@ -224,11 +226,14 @@ func (s *Catalog) Products(ctx context.Context, q catalog.Query) (catalog.Page, 
 			return catalog.Page{}, catalog.ErrBadCursor
 		}
 	}
+	if !storable(q.Category) {
+		return catalog.Page{}, nil
+	}
 	statement, args := listProducts, []any{q.TenantID, after, number(q.Inactive), q.Limit + 1}
 	if q.Category != "" {
 		statement, args = listProductsOfCategory, []any{q.TenantID, q.Category, after, number(q.Inactive), q.Limit + 1}
 	}
-	rows, err := s.lists.QueryContext(ctx, statement, args...)
+	rows, err := s.on.Lists.QueryContext(ForTenant(ctx, q.TenantID), statement, args...)
 	if err != nil {
 		return catalog.Page{}, in("list products", err)
 	}
@@ -255,7 +260,7 @@ func (s *Catalog) Prices(ctx context.Context, tenantID, sku string, limit int) (
 	if limit < 1 {
 		return nil, fmt.Errorf("list prices: the limit is %d; ask for at least 1", limit)
 	}
-	rows, err := s.lists.QueryContext(ctx, listPrices, tenantID, sku, limit)
+	rows, err := s.on.Lists.QueryContext(ForTenant(ctx, tenantID), listPrices, tenantID, sku, limit)
 	if err != nil {
 		return nil, in("list prices", err)
 	}

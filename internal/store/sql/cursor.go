@@ -39,5 +39,6 @@ func unpackCursor(kind byte, cursor string) (after string, ok bool) {
 	if crc32.ChecksumIEEE(body) != binary.BigEndian.Uint32(sum) {
 		return "", false
 	}
-	return string(body[1:]), true
+	after = string(body[1:])
+	return after, storable(after)
 }

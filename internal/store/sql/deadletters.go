@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	stdsql "database/sql"
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"millrace/internal/deadletter"
 )
@@ -47,20 +47,18 @@ WHERE tenant_id = $3 AND id = $4`
 const maxListBytes = 8 << 20
 
 // DeadLetters is the deadletter.Store of a SQL database.
-type DeadLetters struct{ write, read, lists *stdsql.DB }
+type DeadLetters struct{ on Pools }
 
 var _ deadletter.Store = (*DeadLetters)(nil)
 
 // NewDeadLetters returns the dead letters of a database.
-func NewDeadLetters(write, read, lists *stdsql.DB) *DeadLetters {
-	return &DeadLetters{write: write, read: read, lists: lists}
-}
+func NewDeadLetters(on Pools) *DeadLetters { return &DeadLetters{on: on} }
 
 // Add writes the letters. See deadletter.Store.
 func (s *DeadLetters) Add(ctx context.Context, letters []deadletter.Letter) error {
 	for len(letters) > 0 {
 		n := lettersAtOnce(letters)
-		if err := transactOnce(ctx, s.write, func(tx *stdsql.Tx) error { return insertLetters(ctx, tx, letters[:n]) }); err != nil {
+		if err := transactOnce(ctx, s.on, func(tx transaction) error { return insertLetters(ctx, tx, letters[:n]) }); err != nil {
 			return in("add dead letters", err)
 		}
 		letters = letters[n:]
@@ -86,12 +84,13 @@ func lettersAtOnce(letters []deadletter.Letter) int {
 	return len(letters)
 }
 
-func insertLetters(ctx context.Context, tx *stdsql.Tx, letters []deadletter.Letter) error {
-	stmt, err := tx.PrepareContext(ctx, addLetter)
+func insertLetters(ctx context.Context, tx transaction, letters []deadletter.Letter) error {
+	p := prepareIn(tx)
+	defer p.close()
+	stmt, err := p.stmt(ctx, addLetter)
 	if err != nil {
 		return err
 	}
-	defer stmt.Close()
 	for i := range letters {
 		if _, err := stmt.ExecContext(ctx, LetterArgs(&letters[i])...); err != nil {
 			return in("letter "+letters[i].ID, err)
@@ -128,7 +127,10 @@ func (s *DeadLetters) List(ctx context.Context, f deadletter.Filter, limit int, 
 			return nil, "", err
 		}
 	}
-	rows, err := s.lists.QueryContext(ctx, listLetters, f.TenantID, string(f.Kind), f.Type,
+	if !storable(string(f.Kind), f.Type) {
+		return nil, "", nil
+	}
+	rows, err := s.on.Lists.QueryContext(ForTenant(ctx, f.TenantID), listLetters, f.TenantID, string(f.Kind), f.Type,
 		bound(f.From, math.MinInt64), bound(f.To, math.MaxInt64), before.receivedNs, before.id, limit+1)
 	if err != nil {
 		return nil, "", in("list dead letters", err)
@@ -153,7 +155,7 @@ func (s *DeadLetters) List(ctx context.Context, f deadletter.Filter, limit int, 
 
 // Get returns one letter. See deadletter.Store.
 func (s *DeadLetters) Get(ctx context.Context, tenantID, id string) (deadletter.Letter, error) {
-	l, err := scanLetter(s.read.QueryRowContext(ctx, getLetter, tenantID, id))
+	l, err := scanLetter(s.on.Read.QueryRowContext(ForTenant(ctx, tenantID), getLetter, tenantID, id))
 	if noRows(err) {
 		return deadletter.Letter{}, deadletter.ErrNotFound
 	}
@@ -167,12 +169,12 @@ func (s *DeadLetters) Delete(ctx context.Context, tenantID, id string) error {
 
 // RecordAttempt counts a failed redrive. See deadletter.Store.
 func (s *DeadLetters) RecordAttempt(ctx context.Context, tenantID, id string, at time.Time, reason string) error {
-	return s.change(ctx, "record a redrive", recordAttempt, nanos(at), reason, tenantID, id)
+	return s.change(ctx, "record a redrive", recordAttempt, nanos(at), readable(reason), tenantID, id)
 }
 
 // change runs a statement that changes one letter.
 func (s *DeadLetters) change(ctx context.Context, doing, statement string, args ...any) error {
-	ok, err := one(s.write.ExecContext(ctx, statement, args...))
+	ok, err := one(s.on.Write.ExecContext(ctx, statement, args...))
 	switch {
 	case err != nil:
 		return in(doing, err)
@@ -184,7 +186,7 @@ func (s *DeadLetters) change(ctx context.Context, doing, statement string, args 
 
 // Count returns the number of letters by kind. See deadletter.Store.
 func (s *DeadLetters) Count(ctx context.Context) (map[deadletter.Kind]int64, error) {
-	rows, err := s.lists.QueryContext(ctx, countLetters)
+	rows, err := s.on.AllLists.QueryContext(ctx, countLetters)
 	if err != nil {
 		return nil, in("count dead letters", err)
 	}
@@ -206,7 +208,7 @@ func (s *DeadLetters) DropBefore(ctx context.Context, t time.Time, limit int) (i
 	if limit < 1 {
 		return 0, fmt.Errorf("drop dead letters: the limit is %d; allow at least 1", limit)
 	}
-	r, err := s.write.ExecContext(ctx, dropLetters, bound(t, math.MinInt64), limit)
+	r, err := s.on.Write.ExecContext(ctx, dropLetters, bound(t, math.MinInt64), limit)
 	if err != nil {
 		return 0, in("drop dead letters", err)
 	}
@@ -229,6 +231,17 @@ func scanLetter(row interface{ Scan(...any) error }) (deadletter.Letter, error) 
 // text ends up, and the payload keeps it as it was.
 func readable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// storable says whether every database could hold texts. What it cannot hold is in
+// none of its rows, and is not asked for.
+func storable(texts ...string) bool {
+	for _, s := range texts {
+		if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+			return false
+		}
+	}
+	return true
 }
 
 func number(b bool) int64 {
@@ -268,7 +281,7 @@ func parseLetterCursor(s string) (letterCursor, error) {
 		return letterCursor{}, deadletter.ErrBadCursor
 	}
 	body, sum := b[:len(b)-4], b[len(b)-4:]
-	if crc32.ChecksumIEEE(body) != binary.BigEndian.Uint32(sum) {
+	if crc32.ChecksumIEEE(body) != binary.BigEndian.Uint32(sum) || !storable(string(body[9:])) {
 		return letterCursor{}, deadletter.ErrBadCursor
 	}
 	return letterCursor{receivedNs: int64(binary.BigEndian.Uint64(body[1:])), id: string(body[9:])}, nil

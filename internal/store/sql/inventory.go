@@ -3,7 +3,6 @@ package sql
 import (
 	"context"
 	"crypto/sha256"
-	stdsql "database/sql"
 	"encoding/binary"
 	"fmt"
 
@@ -32,6 +31,9 @@ WHERE idempotency_keys.created_ns <= $7`
 var (
 	getLevels = manyRows{head: `SELECT ` + levelColumns + ` FROM stock WHERE (tenant_id, sku) IN (VALUES `, width: 2, tail: `)`}
 
+	lockLevels = manyRows{head: `SELECT 1 FROM stock WHERE (tenant_id, sku) IN (VALUES `, width: 2,
+		tail: `) ORDER BY tenant_id, sku`}
+
 	// putLevels changes a level only if it is still of the version before, and
 	// never what is reserved: that belongs to orders.
 	putLevels = manyRows{head: `INSERT INTO stock (` + levelColumns + `) VALUES `, width: 6,
@@ -40,26 +42,24 @@ SET on_hand = excluded.on_hand, version = excluded.version, updated_ns = exclude
 WHERE stock.version = excluded.version - 1`}
 
 	getImportLines = manyRows{head: `SELECT tenant_id, import_id, line, content FROM stock_import_lines WHERE (tenant_id, import_id, line) IN (VALUES `,
-		width: 3, number: 3, tail: `)`}
+		width: 3, numbers: []int{3}, tail: `)`}
 
 	addImportLines = manyRows{head: `INSERT INTO stock_import_lines (tenant_id, import_id, line, content, applied_ns) VALUES `, width: 5,
 		tail: ` ON CONFLICT (tenant_id, import_id, line) DO NOTHING`}
 )
 
 // Inventory is the inventory.Store of a SQL database.
-type Inventory struct{ write, read, lists *stdsql.DB }
+type Inventory struct{ on Pools }
 
 var _ inventory.Store = (*Inventory)(nil)
 
 // NewInventory returns the stock of a database.
-func NewInventory(write, read, lists *stdsql.DB) *Inventory {
-	return &Inventory{write: write, read: read, lists: lists}
-}
+func NewInventory(on Pools) *Inventory { return &Inventory{on: on} }
 
 // Set sets what is on hand. See inventory.Store.
 func (s *Inventory) Set(ctx context.Context, set inventory.Set) (inventory.Level, error) {
 	var after inventory.Level
-	err := transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	err := transact(ctx, s.on, func(tx transaction) error {
 		before, err := levelIn(ctx, tx, set.TenantID, set.SKU)
 		if err != nil {
 			return err
@@ -95,7 +95,7 @@ func (s *Inventory) Set(ctx context.Context, set inventory.Set) (inventory.Level
 func (s *Inventory) Adjust(ctx context.Context, a inventory.Adjustment) (inventory.Level, bool, error) {
 	var after inventory.Level
 	var replayed bool
-	err := transact(ctx, s.write, func(tx *stdsql.Tx) (err error) {
+	err := transact(ctx, s.on, func(tx transaction) (err error) {
 		if replayed, err = claimAdjustment(ctx, tx, &a); err != nil {
 			return err
 		}
@@ -122,7 +122,7 @@ func (s *Inventory) Adjust(ctx context.Context, a inventory.Adjustment) (invento
 }
 
 // claimAdjustment binds the key to the adjustment, or says that it was before.
-func claimAdjustment(ctx context.Context, tx *stdsql.Tx, a *inventory.Adjustment) (replayed bool, err error) {
+func claimAdjustment(ctx context.Context, tx transaction, a *inventory.Adjustment) (replayed bool, err error) {
 	want := fingerprint(a)
 	subject := readable(a.Actor.Subject)
 	claimed, err := one(tx.ExecContext(ctx, claimStockKey, a.TenantID, subject, a.Key, want[:], a.SKU,
@@ -150,9 +150,9 @@ func fingerprint(a *inventory.Adjustment) [sha256.Size]byte {
 }
 
 // levelIn returns a level as the transaction sees it, of version 0 if there is
-// none.
-func levelIn(ctx context.Context, tx *stdsql.Tx, tenantID, sku string) (inventory.Level, error) {
-	l, err := scanLevel(tx.QueryRowContext(ctx, getLevel, tenantID, sku))
+// none, and keeps others from changing it.
+func levelIn(ctx context.Context, tx transaction, tenantID, sku string) (inventory.Level, error) {
+	l, err := scanLevel(tx.QueryRowContext(ctx, tx.dialect.forUpdate(getLevel), tenantID, sku))
 	if noRows(err) {
 		return inventory.Level{TenantID: tenantID, SKU: sku}, nil
 	}
@@ -161,7 +161,7 @@ func levelIn(ctx context.Context, tx *stdsql.Tx, tenantID, sku string) (inventor
 
 // changeLevel writes a level that was read in the same transaction, with its
 // version one higher.
-func changeLevel(ctx context.Context, tx *stdsql.Tx, l inventory.Level, entry audit.Entry) error {
+func changeLevel(ctx context.Context, tx transaction, l inventory.Level, entry audit.Entry) error {
 	p := prepareIn(tx)
 	defer p.close()
 	changed, err := p.exec(ctx, putLevels, levelArgs(nil, &l))
@@ -180,7 +180,7 @@ func levelArgs(args []any, l *inventory.Level) []any {
 
 // Level returns one SKU's stock. See inventory.Store.
 func (s *Inventory) Level(ctx context.Context, tenantID, sku string) (inventory.Level, error) {
-	l, err := scanLevel(s.read.QueryRowContext(ctx, getLevel, tenantID, sku))
+	l, err := scanLevel(s.on.Read.QueryRowContext(ForTenant(ctx, tenantID), getLevel, tenantID, sku))
 	if noRows(err) {
 		return inventory.Level{}, inventory.ErrNotFound
 	}
@@ -199,7 +199,7 @@ func (s *Inventory) Levels(ctx context.Context, q inventory.Query) (inventory.Pa
 			return inventory.Page{}, inventory.ErrBadCursor
 		}
 	}
-	rows, err := s.lists.QueryContext(ctx, listLevels, q.TenantID, after, q.Limit+1)
+	rows, err := s.on.Lists.QueryContext(ForTenant(ctx, q.TenantID), listLevels, q.TenantID, after, q.Limit+1)
 	if err != nil {
 		return inventory.Page{}, in("list stock", err)
 	}

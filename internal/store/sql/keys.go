@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	stdsql "database/sql"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -15,8 +14,8 @@ import (
 // shows the key before anybody knows its tenant.
 const (
 	insertKey = `INSERT INTO api_keys (id, tenant_id, name, scopes, hash, created_ns, expires_ns, revoked_ns, created_by)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-ON CONFLICT (id) DO NOTHING`
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS (SELECT 1 FROM api_keys WHERE id = $1)
+ON CONFLICT DO NOTHING`
 
 	keyByID = `SELECT id, tenant_id, name, scopes, hash, created_ns, expires_ns, revoked_ns, created_by
 FROM api_keys WHERE id = $1`
@@ -33,14 +32,12 @@ RETURNING id, tenant_id, name, scopes, hash, created_ns, expires_ns, revoked_ns,
 )
 
 // Keys is the auth.KeyStore of a SQL database.
-type Keys struct{ write, read, lists *stdsql.DB }
+type Keys struct{ on Pools }
 
 var _ auth.KeyStore = (*Keys)(nil)
 
 // NewKeys returns the API keys of a database.
-func NewKeys(write, read, lists *stdsql.DB) *Keys {
-	return &Keys{write: write, read: read, lists: lists}
-}
+func NewKeys(on Pools) *Keys { return &Keys{on: on} }
 
 // Insert writes a new key. See auth.KeyStore.
 func (s *Keys) Insert(ctx context.Context, k auth.Key, by audit.Actor) error {
@@ -52,7 +49,7 @@ func (s *Keys) Insert(ctx context.Context, k auth.Key, by audit.Actor) error {
 	if err != nil {
 		return in("insert an API key", err)
 	}
-	return in("insert an API key", transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	return in("insert an API key", transact(ctx, s.on, func(tx transaction) error {
 		ok, err := one(tx.ExecContext(ctx, insertKey, k.ID, k.TenantID, k.Name, string(scopes), k.Hash[:],
 			nanos(k.CreatedAt), nanos(k.ExpiresAt), nanos(k.RevokedAt), readable(k.CreatedBy)))
 		switch {
@@ -67,7 +64,7 @@ func (s *Keys) Insert(ctx context.Context, k auth.Key, by audit.Actor) error {
 
 // ByID returns a key whatever its state and tenant. See auth.KeyStore.
 func (s *Keys) ByID(ctx context.Context, id string) (auth.Key, error) {
-	k, err := scanKey(s.read.QueryRowContext(ctx, keyByID, id))
+	k, err := scanKey(s.on.AllRead.QueryRowContext(ctx, keyByID, id))
 	if noRows(err) {
 		return auth.Key{}, auth.ErrKeyNotFound
 	}
@@ -76,7 +73,7 @@ func (s *Keys) ByID(ctx context.Context, id string) (auth.Key, error) {
 
 // List returns the keys of a tenant, the newest first. See auth.KeyStore.
 func (s *Keys) List(ctx context.Context, tenantID string) ([]auth.Key, error) {
-	rows, err := s.lists.QueryContext(ctx, listKeys, tenantID)
+	rows, err := s.on.Lists.QueryContext(ForTenant(ctx, tenantID), listKeys, tenantID)
 	if err != nil {
 		return nil, in("list API keys", err)
 	}
@@ -94,7 +91,7 @@ func (s *Keys) List(ctx context.Context, tenantID string) ([]auth.Key, error) {
 
 // Revoke marks a key as revoked. See auth.KeyStore.
 func (s *Keys) Revoke(ctx context.Context, tenantID, id string, at time.Time, by audit.Actor) error {
-	return in("revoke an API key", transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	return in("revoke an API key", transact(ctx, s.on, func(tx transaction) error {
 		k, err := scanKey(tx.QueryRowContext(ctx, revokeKey, nanos(at), tenantID, id))
 		if noRows(err) {
 			var there int

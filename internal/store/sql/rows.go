@@ -3,8 +3,7 @@ package sql
 import (
 	"context"
 	stdsql "database/sql"
-	"errors"
-	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,22 +12,14 @@ import (
 // rowsPerChunk is how many rows a batch reads before it writes them.
 const rowsPerChunk = 128
 
-// How many rows one statement has. SQLite looks a parameter called $1 up by its
-// name, so that the cost of a statement grows with the square of its parameters,
-// and it keeps a journal for a statement that could fail between two rows.
-const (
-	rowsPerRead  = 16
-	rowsPerWrite = 4
-)
-
 // manyRows is a statement over any number of rows of parameters. The rows stand
 // between its head and its tail.
 type manyRows struct {
 	head, tail string
 	width      int // columns of a row
-	// number is the column, from 1, that is a number although nothing in the
-	// statement says so; 0 if there is none.
-	number int
+	// numbers are the columns, from 1, that are numbers although nothing in the
+	// statement says so.
+	numbers []int
 }
 
 // text returns the statement for n rows: head ($1, $2), ($3, $4), … tail.
@@ -45,7 +36,7 @@ func (m manyRows) text(n int) string {
 			b.WriteString(", ")
 		}
 		parameter := "$" + strconv.Itoa(i+1)
-		if i%m.width+1 == m.number {
+		if slices.Contains(m.numbers, i%m.width+1) {
 			parameter = "CAST(" + parameter + " AS BIGINT)"
 		}
 		b.WriteString(parameter)
@@ -58,38 +49,66 @@ func (m manyRows) text(n int) string {
 // rows returns how many rows args are of.
 func (m manyRows) rows(args []any) int { return len(args) / m.width }
 
-// prepared keeps the statements that one transaction runs many times.
-type prepared struct {
-	tx    *stdsql.Tx
-	stmts map[string]*stdsql.Stmt // by text
+// statement is a statement of a transaction that runs many times.
+type statement interface {
+	ExecContext(ctx context.Context, args ...any) (stdsql.Result, error)
+	QueryContext(ctx context.Context, args ...any) (*stdsql.Rows, error)
 }
 
-func prepareIn(tx *stdsql.Tx) *prepared { return &prepared{tx: tx, stmts: map[string]*stdsql.Stmt{}} }
+// prepared keeps the statements that one transaction runs many times.
+type prepared struct {
+	tx    transaction
+	stmts map[string]statement // by text
+}
+
+func prepareIn(tx transaction) *prepared { return &prepared{tx: tx, stmts: map[string]statement{}} }
 
 func (p *prepared) close() {
 	for _, s := range p.stmts {
-		s.Close()
+		if c, ok := s.(io.Closer); ok {
+			c.Close()
+		}
 	}
 }
 
-// stmt returns the statement for n rows.
-func (p *prepared) stmt(ctx context.Context, m manyRows, n int) (*stdsql.Stmt, error) {
-	text := m.text(n)
+// stmt returns the statement of a text.
+func (p *prepared) stmt(ctx context.Context, text string) (statement, error) {
 	if s := p.stmts[text]; s != nil {
 		return s, nil
 	}
-	s, err := p.tx.PrepareContext(ctx, text)
-	if err == nil {
+	if p.tx.dialect.keepsStatements() {
+		s := unprepared{p.tx.Tx, text}
 		p.stmts[text] = s
+		return s, nil
 	}
-	return s, err
+	s, err := p.tx.PrepareContext(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	p.stmts[text] = s
+	return s, nil
+}
+
+// unprepared leaves it to the driver to prepare a statement, which then keeps it for
+// longer than a transaction.
+type unprepared struct {
+	tx   *stdsql.Tx
+	text string
+}
+
+func (s unprepared) ExecContext(ctx context.Context, args ...any) (stdsql.Result, error) {
+	return s.tx.ExecContext(ctx, s.text, args...)
+}
+
+func (s unprepared) QueryContext(ctx context.Context, args ...any) (*stdsql.Rows, error) {
+	return s.tx.QueryContext(ctx, s.text, args...)
 }
 
 // exec writes whole rows of args and says how many rows of the database changed.
 func (p *prepared) exec(ctx context.Context, m manyRows, args []any) (int, error) {
 	changed := 0
-	for piece := range slices.Chunk(args, rowsPerWrite*m.width) {
-		stmt, err := p.stmt(ctx, m, m.rows(piece))
+	for piece := range slices.Chunk(args, p.tx.dialect.rowsPerWrite()*m.width) {
+		stmt, err := p.stmt(ctx, m.text(m.rows(piece)))
 		if err != nil {
 			return 0, err
 		}
@@ -108,8 +127,8 @@ func (p *prepared) exec(ctx context.Context, m manyRows, args []any) (int, error
 
 // each reads by whole rows of args and calls scan for each row of the answers.
 func (p *prepared) each(ctx context.Context, m manyRows, args []any, scan func(row interface{ Scan(...any) error }) error) error {
-	for piece := range slices.Chunk(args, rowsPerRead*m.width) {
-		stmt, err := p.stmt(ctx, m, m.rows(piece))
+	for piece := range slices.Chunk(args, p.tx.dialect.rowsPerRead()*m.width) {
+		stmt, err := p.stmt(ctx, m.text(m.rows(piece)))
 		if err != nil {
 			return err
 		}
@@ -120,7 +139,7 @@ func (p *prepared) each(ctx context.Context, m manyRows, args []any, scan func(r
 	return nil
 }
 
-func scanAll(ctx context.Context, stmt *stdsql.Stmt, args []any, scan func(row interface{ Scan(...any) error }) error) error {
+func scanAll(ctx context.Context, stmt statement, args []any, scan func(row interface{ Scan(...any) error }) error) error {
 	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return err
@@ -132,38 +151,4 @@ func scanAll(ctx context.Context, stmt *stdsql.Stmt, args []any, scan func(row i
 		}
 	}
 	return rows.Err()
-}
-
-// errRaced says that another transaction changed what this one had read. It
-// leaves the store only as the cause of another error.
-var errRaced = errors.New("the rows were changed by others meanwhile")
-
-// maxRaces bounds how often a transaction that others overtook is run again. A
-// database with one writer, such as SQLite, never needs a second run.
-const maxRaces = 10
-
-// transact runs do in a transaction and commits it. do must be safe to run again.
-func transact(ctx context.Context, db *stdsql.DB, do func(tx *stdsql.Tx) error) error {
-	for tries := 1; ; tries++ {
-		err := transactOnce(ctx, db, do)
-		if !errors.Is(err, errRaced) || tries == maxRaces {
-			return err
-		}
-	}
-}
-
-func transactOnce(ctx context.Context, db *stdsql.DB, do func(tx *stdsql.Tx) error) error {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback() // does nothing after the commit
-	if err = do(tx); err == nil {
-		err = tx.Commit()
-	}
-	if errors.Is(err, stdsql.ErrTxDone) && ctx.Err() != nil {
-		// It was rolled back for that, which ErrTxDone does not say.
-		return fmt.Errorf("%w: %w", ctx.Err(), err)
-	}
-	return err
 }

@@ -42,7 +42,7 @@ func TestATransactionThatOthersOvertookBeginsAgain(t *testing.T) {
 			db := stdsql.OpenDB(l)
 			defer db.Close()
 			runs := 0
-			err := transact(t.Context(), db, func(*stdsql.Tx) error {
+			err := transact(t.Context(), Pools{Write: db}, func(transaction) error {
 				if runs++; runs <= tt.races {
 					return in("write", errRaced)
 				}
@@ -60,7 +60,7 @@ func TestATransactionThatEndedWithItsContextSaysSo(t *testing.T) {
 	defer db.Close()
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
-	err := transact(ctx, db, func(tx *stdsql.Tx) error {
+	err := transact(ctx, Pools{Write: db}, func(tx transaction) error {
 		end()
 		for { // database/sql rolls it back by itself
 			if _, err := tx.Prepare("x"); errors.Is(err, stdsql.ErrTxDone) {
@@ -73,14 +73,14 @@ func TestATransactionThatEndedWithItsContextSaysSo(t *testing.T) {
 		t.Errorf("error %v, want one that says that the caller gave up", err)
 	}
 	// One that was ended by its own work is no matter of the caller.
-	err = transact(t.Context(), db, func(tx *stdsql.Tx) error { return tx.Rollback() })
+	err = transact(t.Context(), Pools{Write: db}, func(tx transaction) error { return tx.Rollback() })
 	if !errors.Is(err, stdsql.ErrTxDone) || errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want sql.ErrTxDone alone", err)
 	}
 }
 
 func TestAManyRowStatementNumbersItsParametersInOrder(t *testing.T) {
-	m := manyRows{head: "INSERT INTO t VALUES ", width: 3, number: 2, tail: " ON CONFLICT DO NOTHING"}
+	m := manyRows{head: "INSERT INTO t VALUES ", width: 3, numbers: []int{2}, tail: " ON CONFLICT DO NOTHING"}
 	for n, want := range map[int]string{
 		1: "INSERT INTO t VALUES ($1, CAST($2 AS BIGINT), $3) ON CONFLICT DO NOTHING",
 		2: "INSERT INTO t VALUES ($1, CAST($2 AS BIGINT), $3), ($4, CAST($5 AS BIGINT), $6) ON CONFLICT DO NOTHING",

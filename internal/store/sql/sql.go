@@ -11,14 +11,18 @@
 //
 // A transaction that changes what it has read names in its statement the version
 // that it read, and begins again when that changed no row: it is right whatever
-// isolation the database gives.
+// isolation the database gives. Where there are several writers it also locks the
+// rows first, so that they take turns; a transaction that the database ends for a
+// deadlock or a conflict is run again.
+//
+// A tenant's rows are read with the tenant in the context (ForTenant), for databases
+// that check it too.
 //
 // Concurrency: everything exported is safe for concurrent use. A store writes
 // through one pool, reads single rows through another and lists and counts through
-// a third; they may be the same. SQLite has one writer, and giving it one
+// a third, see Pools. SQLite has one writer, and giving it one
 // connection makes callers queue in Go instead of polling for the lock; and who
-// lists much is not in the way of who needs one row. The pools belong to the
-// caller, who closes them.
+// lists much is not in the way of who needs one row.
 package sql
 
 import (
@@ -30,8 +34,8 @@ import (
 	"time"
 )
 
-// Statements returns every shared statement by its name.
-func Statements() map[string]string {
+// Statements returns every shared statement by its name, as it is for a dialect.
+func Statements(d Dialect) map[string]string {
 	all := map[string]string{
 		"dead letter: add":            addLetter,
 		"dead letter: list":           listLetters,
@@ -52,7 +56,10 @@ func Statements() map[string]string {
 		"product: get many":           getProducts.text(2),
 		"product: put":                putProducts.text(2),
 		"product: add prices":         addPrices.text(2),
+		"product: lock":               d.forUpdate(lockProducts.text(2)),
 		"stock: get":                  getLevel,
+		"stock: get to change":        d.forUpdate(getLevel),
+		"stock: lock":                 d.forUpdate(lockLevels.text(2)),
 		"stock: list":                 listLevels,
 		"stock: get many":             getLevels.text(2),
 		"stock: put":                  putLevels.text(2),
@@ -70,7 +77,7 @@ func Statements() map[string]string {
 		"lease: release":              releaseLease,
 		"lease: list":                 listLeases,
 	}
-	maps.Copy(all, webhookStatements())
+	maps.Copy(all, webhookStatements(d))
 	return all
 }
 

@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	stdsql "database/sql"
 
 	"millrace/internal/audit"
 	"millrace/internal/inventory"
@@ -16,18 +15,23 @@ type lineKey struct {
 
 func keyOfLine(l *inventory.ImportLine) lineKey { return lineKey{l.TenantID, l.ImportID, l.Line} }
 
+func skuOfLine(l *inventory.ImportLine) skuKey { return skuKey{l.TenantID, l.SKU} }
+
 // Import applies lines. See inventory.Store.
 func (s *Inventory) Import(ctx context.Context, lines []inventory.ImportLine) ([]inventory.ImportResult, error) {
 	results := make([]inventory.ImportResult, len(lines))
 	if len(lines) == 0 {
 		return results, nil
 	}
-	err := transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	err := transact(ctx, s.on, func(tx transaction) error {
 		p := prepareIn(tx)
 		defer p.close()
+		if err := p.lock(ctx, lockLevels, skuKeys(lines, skuOfLine)); err != nil {
+			return err
+		}
 		for i := 0; i < len(lines); {
 			n := min(distinctRun(lines[i:], keyOfLine),
-				distinctRun(lines[i:], func(l *inventory.ImportLine) skuKey { return skuKey{l.TenantID, l.SKU} }))
+				distinctRun(lines[i:], skuOfLine))
 			c := importChunk{lines: lines[i : i+n], results: results[i : i+n]}
 			if err := c.apply(ctx, p); err != nil {
 				return err

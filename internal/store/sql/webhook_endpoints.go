@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	stdsql "database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,18 +33,16 @@ WHERE tenant_id = $8 AND id = $9 AND version = $10`
 )
 
 // Webhooks is the fulfilment.Store of a SQL database.
-type Webhooks struct{ write, read, lists *stdsql.DB }
+type Webhooks struct{ on Pools }
 
 var _ fulfilment.Store = (*Webhooks)(nil)
 
 // NewWebhooks returns the webhook endpoints and deliveries of a database.
-func NewWebhooks(write, read, lists *stdsql.DB) *Webhooks {
-	return &Webhooks{write: write, read: read, lists: lists}
-}
+func NewWebhooks(on Pools) *Webhooks { return &Webhooks{on: on} }
 
 // Endpoint returns one endpoint. See fulfilment.Store.
 func (s *Webhooks) Endpoint(ctx context.Context, tenantID, id string) (fulfilment.Endpoint, error) {
-	e, err := scanEndpoint(s.read.QueryRowContext(ctx, getEndpoint, tenantID, id))
+	e, err := scanEndpoint(s.on.Read.QueryRowContext(ForTenant(ctx, tenantID), getEndpoint, tenantID, id))
 	if noRows(err) {
 		return fulfilment.Endpoint{}, fulfilment.ErrNotFound
 	}
@@ -54,7 +51,7 @@ func (s *Webhooks) Endpoint(ctx context.Context, tenantID, id string) (fulfilmen
 
 // Endpoints returns a tenant's endpoints by id. See fulfilment.Store.
 func (s *Webhooks) Endpoints(ctx context.Context, tenantID string) ([]fulfilment.Endpoint, error) {
-	rows, err := s.read.QueryContext(ctx, listEndpoints, tenantID)
+	rows, err := s.on.Read.QueryContext(ForTenant(ctx, tenantID), listEndpoints, tenantID)
 	if err != nil {
 		return nil, in("list webhook endpoints", err)
 	}
@@ -72,7 +69,7 @@ func (s *Webhooks) Endpoints(ctx context.Context, tenantID string) ([]fulfilment
 
 // PutEndpoint creates or replaces an endpoint. See fulfilment.Store.
 func (s *Webhooks) PutEndpoint(ctx context.Context, e fulfilment.Endpoint, ifVersion int64, now time.Time, by audit.Actor) (put fulfilment.Endpoint, created bool, err error) {
-	err = transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	err = transact(ctx, s.on, func(tx transaction) error {
 		before, err := endpointIn(ctx, tx, e.TenantID, e.ID)
 		created = errors.Is(err, fulfilment.ErrNotFound)
 		switch {
@@ -106,7 +103,7 @@ func (s *Webhooks) PutEndpoint(ctx context.Context, e fulfilment.Endpoint, ifVer
 }
 
 // writeEndpoint inserts an endpoint or writes its next version.
-func writeEndpoint(ctx context.Context, tx *stdsql.Tx, e *fulfilment.Endpoint, created bool) error {
+func writeEndpoint(ctx context.Context, tx transaction, e *fulfilment.Endpoint, created bool) error {
 	events, err := json.Marshal(e.Events)
 	if err != nil {
 		return err
@@ -138,7 +135,7 @@ func writeEndpoint(ctx context.Context, tx *stdsql.Tx, e *fulfilment.Endpoint, c
 
 // DeleteEndpoint removes an endpoint. See fulfilment.Store.
 func (s *Webhooks) DeleteEndpoint(ctx context.Context, tenantID, id string, now time.Time, by audit.Actor) error {
-	return in("delete a webhook endpoint", transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	return in("delete a webhook endpoint", transact(ctx, s.on, func(tx transaction) error {
 		before, err := endpointIn(ctx, tx, tenantID, id)
 		if err != nil {
 			return err
@@ -158,7 +155,7 @@ func (s *Webhooks) DeleteEndpoint(ctx context.Context, tenantID, id string, now 
 }
 
 // disableEndpoint switches an endpoint off if it is still the one that was tried.
-func disableEndpoint(ctx context.Context, tx *stdsql.Tx, d *fulfilment.Disable, at time.Time) error {
+func disableEndpoint(ctx context.Context, tx transaction, d *fulfilment.Disable, at time.Time) error {
 	before, err := endpointIn(ctx, tx, d.TenantID, d.EndpointID)
 	if errors.Is(err, fulfilment.ErrNotFound) {
 		return nil
@@ -176,7 +173,7 @@ func disableEndpoint(ctx context.Context, tx *stdsql.Tx, d *fulfilment.Disable, 
 	return auditEndpoint(ctx, tx, &after, at, by, "webhook-endpoint.disable", showEndpoint(&before), showEndpoint(&after))
 }
 
-func endpointIn(ctx context.Context, tx *stdsql.Tx, tenantID, id string) (fulfilment.Endpoint, error) {
+func endpointIn(ctx context.Context, tx transaction, tenantID, id string) (fulfilment.Endpoint, error) {
 	e, err := scanEndpoint(tx.QueryRowContext(ctx, getEndpoint, tenantID, id))
 	if noRows(err) {
 		return fulfilment.Endpoint{}, fulfilment.ErrNotFound
@@ -184,7 +181,7 @@ func endpointIn(ctx context.Context, tx *stdsql.Tx, tenantID, id string) (fulfil
 	return e, err
 }
 
-func auditEndpoint(ctx context.Context, tx *stdsql.Tx, e *fulfilment.Endpoint, at time.Time, by audit.Actor, action string, before, after any) error {
+func auditEndpoint(ctx context.Context, tx transaction, e *fulfilment.Endpoint, at time.Time, by audit.Actor, action string, before, after any) error {
 	entry, err := audit.NewEntry(e.TenantID, at, by, action, "webhook-endpoint/"+e.ID, before, after)
 	if err != nil {
 		return err

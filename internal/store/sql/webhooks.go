@@ -24,13 +24,6 @@ const (
 WHERE next_attempt_ns > 0 AND (tenant_id, endpoint_id) > ($1, $2)
 ORDER BY tenant_id, endpoint_id, next_attempt_ns LIMIT 1`
 
-	claimDeliveries = `UPDATE webhook_deliveries SET attempts = attempts + 1, next_attempt_ns = $1
-WHERE (tenant_id, id) IN (
-  SELECT tenant_id, id FROM webhook_deliveries
-  WHERE tenant_id = $2 AND endpoint_id = $3 AND next_attempt_ns > 0 AND next_attempt_ns <= $4
-  ORDER BY next_attempt_ns LIMIT $5)
-RETURNING ` + deliveryColumns
-
 	releaseDelivery = `UPDATE webhook_deliveries SET attempts = attempts - 1, next_attempt_ns = $1
 WHERE tenant_id = $2 AND id = $3 AND attempts = $4 AND next_attempt_ns > 0`
 
@@ -42,6 +35,7 @@ RETURNING ` + deliveryColumns
 WHERE (tenant_id, id) IN (
   SELECT tenant_id, id FROM webhook_deliveries
   WHERE tenant_id = $2 AND endpoint_id = $3 AND next_attempt_ns > 0 ORDER BY next_attempt_ns LIMIT $4)
+  AND next_attempt_ns > 0
 RETURNING ` + deliveryColumns
 
 	countDue = `SELECT coalesce(sum(CASE WHEN next_attempt_ns <= $1 THEN 1 ELSE 0 END), 0),
@@ -49,7 +43,8 @@ RETURNING ` + deliveryColumns
 FROM webhook_deliveries WHERE next_attempt_ns > 0`
 
 	recallDeliveries = `UPDATE webhook_deliveries SET next_attempt_ns = $1 WHERE (tenant_id, id) IN (
-  SELECT tenant_id, id FROM webhook_deliveries WHERE next_attempt_ns > 0 AND next_attempt_ns > $2 LIMIT $3)`
+  SELECT tenant_id, id FROM webhook_deliveries WHERE next_attempt_ns > 0 AND next_attempt_ns > $2 LIMIT $3)
+  AND next_attempt_ns > $2`
 
 	listDeliveries = `SELECT ` + deliveryColumns + ` FROM webhook_deliveries
 WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3`
@@ -64,8 +59,20 @@ SET payload = excluded.payload, created_ns = excluded.created_ns, attempts = 0, 
 WHERE webhook_deliveries.delivered_ns = 0 AND webhook_deliveries.next_attempt_ns = 0`
 
 	dropDeliveries = `DELETE FROM webhook_deliveries WHERE (tenant_id, id) IN (
-  SELECT tenant_id, id FROM webhook_deliveries WHERE next_attempt_ns = 0 AND created_ns < $1 ORDER BY created_ns LIMIT $2)`
+  SELECT tenant_id, id FROM webhook_deliveries WHERE next_attempt_ns = 0 AND created_ns < $1 ORDER BY created_ns LIMIT $2)
+  AND next_attempt_ns = 0 AND created_ns < $1`
 )
+
+// claimDeliveries takes what is due and what no other takes at this moment.
+func claimDeliveries(d Dialect) string {
+	return `WITH due (of, which) AS MATERIALIZED (
+  SELECT tenant_id, id FROM webhook_deliveries
+  WHERE tenant_id = $1 AND endpoint_id = $2 AND next_attempt_ns > 0 AND next_attempt_ns <= $3
+  ORDER BY next_attempt_ns LIMIT $4` + d.skipLocked() + `)
+UPDATE webhook_deliveries SET attempts = attempts + 1, next_attempt_ns = $5
+FROM due WHERE webhook_deliveries.tenant_id = due.of AND webhook_deliveries.id = due.which
+RETURNING ` + deliveryColumns
+}
 
 // The statements of many deliveries at once.
 var (
@@ -74,7 +81,7 @@ var (
 
 	// settleDeliveries is for deliveries that arrived or are tried again.
 	settleDeliveries = manyRows{
-		head: `WITH s (tenant_id, id, attempt, next_ns, delivered_ns, status, error) AS (VALUES `, width: 7,
+		head: `WITH s (tenant_id, id, attempt, next_ns, delivered_ns, status, error) AS (VALUES `, width: 7, numbers: []int{3, 4, 5, 6},
 		tail: `) UPDATE webhook_deliveries
 SET next_attempt_ns = s.next_ns, delivered_ns = s.delivered_ns, last_status = s.status, last_error = s.error
 FROM s WHERE webhook_deliveries.tenant_id = s.tenant_id AND webhook_deliveries.id = s.id
@@ -84,7 +91,7 @@ FROM s WHERE webhook_deliveries.tenant_id = s.tenant_id AND webhook_deliveries.i
 // deliveryCursor is the kind of a cursor of deliveries.
 const deliveryCursor byte = 16
 
-func webhookStatements() map[string]string {
+func webhookStatements(d Dialect) map[string]string {
 	return map[string]string{
 		"webhook endpoint: get":              getEndpoint,
 		"webhook endpoint: list":             listEndpoints,
@@ -93,7 +100,7 @@ func webhookStatements() map[string]string {
 		"webhook endpoint: update":           updateEndpoint,
 		"webhook endpoint: delete":           deleteEndpoint,
 		"webhook delivery: next backlog":     nextBacklog,
-		"webhook delivery: claim":            claimDeliveries,
+		"webhook delivery: claim":            claimDeliveries(d),
 		"webhook delivery: release":          releaseDelivery,
 		"webhook delivery: give up":          giveUpDelivery,
 		"webhook delivery: give up all":      giveUpDeliveries,
@@ -118,7 +125,7 @@ func (s *Webhooks) Enqueue(ctx context.Context, deliveries []fulfilment.Delivery
 	slices.SortFunc(deliveries, func(a, b fulfilment.Delivery) int {
 		return cmp.Or(cmp.Compare(a.TenantID, b.TenantID), cmp.Compare(a.ID, b.ID))
 	})
-	return in("enqueue webhook deliveries", transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	return in("enqueue webhook deliveries", transact(ctx, s.on, func(tx transaction) error {
 		p := prepareIn(tx)
 		defer p.close()
 		args := make([]any, 0, min(len(deliveries), rowsPerChunk)*enqueueDeliveries.width)
@@ -142,7 +149,7 @@ func (s *Webhooks) Backlog(ctx context.Context, now time.Time, after fulfilment.
 	if limit < 1 {
 		return nil, after, fmt.Errorf("look for due webhooks: the limit is %d; ask for at least 1", limit)
 	}
-	step, err := s.read.PrepareContext(ctx, nextBacklog)
+	step, err := s.on.AllRead.PrepareContext(ctx, nextBacklog)
 	if err != nil {
 		return nil, after, in("look for due webhooks", err)
 	}
@@ -170,15 +177,16 @@ func (s *Webhooks) Claim(ctx context.Context, now, until time.Time, shares []ful
 		return nil, nil
 	}
 	var claimed []fulfilment.Delivery
-	err := transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	err := transact(ctx, s.on, func(tx transaction) error {
 		claimed = claimed[:0]
-		stmt, err := tx.PrepareContext(ctx, claimDeliveries)
+		p := prepareIn(tx)
+		defer p.close()
+		stmt, err := p.stmt(ctx, claimDeliveries(tx.dialect))
 		if err != nil {
 			return err
 		}
-		defer stmt.Close()
 		for _, share := range shares {
-			rows, err := stmt.QueryContext(ctx, nanos(until), share.TenantID, share.EndpointID, nanos(now), share.Limit)
+			rows, err := stmt.QueryContext(ctx, share.TenantID, share.EndpointID, nanos(now), share.Limit, nanos(until))
 			if err != nil {
 				return err
 			}
@@ -199,7 +207,7 @@ func (s *Webhooks) Settle(ctx context.Context, settlements []fulfilment.Settleme
 	if len(settlements) == 0 {
 		return nil
 	}
-	return in("settle webhook deliveries", transact(ctx, s.write, func(tx *stdsql.Tx) error {
+	return in("settle webhook deliveries", transact(ctx, s.on, func(tx transaction) error {
 		p := prepareIn(tx)
 		defer p.close()
 		args := make([]any, 0, min(len(settlements), rowsPerChunk)*settleDeliveries.width)
@@ -238,7 +246,7 @@ func (s *Webhooks) Settle(ctx context.Context, settlements []fulfilment.Settleme
 }
 
 // giveUp settles a delivery for good and leaves a dead letter if that is asked for.
-func giveUp(ctx context.Context, tx *stdsql.Tx, v *fulfilment.Settlement) error {
+func giveUp(ctx context.Context, tx transaction, v *fulfilment.Settlement) error {
 	d, err := scanDelivery(tx.QueryRowContext(ctx, giveUpDelivery, v.Status, readable(v.Error), v.TenantID, v.DeliveryID, v.Attempt))
 	if noRows(err) {
 		return nil // settled already, or claimed anew
@@ -252,7 +260,7 @@ func giveUp(ctx context.Context, tx *stdsql.Tx, v *fulfilment.Settlement) error 
 
 // giveUpAll settles the deliveries of an endpoint that was deleted, oldest first,
 // and leaves dead letters, a bounded number at a time for the memory they take.
-func giveUpAll(ctx context.Context, tx *stdsql.Tx, tenantID, endpointID string, at time.Time) error {
+func giveUpAll(ctx context.Context, tx transaction, tenantID, endpointID string, at time.Time) error {
 	const chunk = 100
 	v := fulfilment.Settlement{At: at, Error: fulfilment.DeletedReason(endpointID)}
 	for range fulfilment.MaxGivenUpAtOnce / chunk {
@@ -272,7 +280,7 @@ func giveUpAll(ctx context.Context, tx *stdsql.Tx, tenantID, endpointID string, 
 	return nil
 }
 
-func insertLetter(ctx context.Context, tx *stdsql.Tx, l *deadletter.Letter) error {
+func insertLetter(ctx context.Context, tx transaction, l *deadletter.Letter) error {
 	_, err := tx.ExecContext(ctx, addLetter, l.TenantID, l.ID, string(l.Kind), readable(l.Reason), readable(l.Source), readable(l.Type),
 		readable(l.EventID), readable(l.BatchID), nanos(l.ReceivedAt), l.Attempts, nanos(l.LastAttemptAt), readable(l.ContentType),
 		number(l.Truncated), l.Payload)
@@ -281,13 +289,13 @@ func insertLetter(ctx context.Context, tx *stdsql.Tx, l *deadletter.Letter) erro
 
 // Due counts what is due and what is too far away. See fulfilment.Store.
 func (s *Webhooks) Due(ctx context.Context, now, horizon time.Time) (due, beyond int, err error) {
-	err = s.lists.QueryRowContext(ctx, countDue, nanos(now), bound(horizon, math.MaxInt64)).Scan(&due, &beyond)
+	err = s.on.AllLists.QueryRowContext(ctx, countDue, nanos(now), bound(horizon, math.MaxInt64)).Scan(&due, &beyond)
 	return due, beyond, in("count due webhooks", err)
 }
 
 // Recall makes due what is too far away. See fulfilment.Store.
 func (s *Webhooks) Recall(ctx context.Context, now, horizon time.Time, limit int) (int, error) {
-	r, err := s.write.ExecContext(ctx, recallDeliveries, nanos(now), bound(horizon, math.MaxInt64), limit)
+	r, err := s.on.Write.ExecContext(ctx, recallDeliveries, nanos(now), bound(horizon, math.MaxInt64), limit)
 	if err != nil {
 		return 0, in("recall webhook deliveries", err)
 	}
@@ -311,7 +319,7 @@ func (s *Webhooks) Deliveries(ctx context.Context, tenantID, endpointID string, 
 	if endpointID != "" {
 		statement, args = listDeliveriesOfEndpoint, []any{tenantID, endpointID, before, limit + 1}
 	}
-	rows, err := s.lists.QueryContext(ctx, statement, args...)
+	rows, err := s.on.Lists.QueryContext(ForTenant(ctx, tenantID), statement, args...)
 	if err != nil {
 		return nil, "", in("list webhook deliveries", err)
 	}
@@ -334,7 +342,7 @@ func (s *Webhooks) Deliveries(ctx context.Context, tenantID, endpointID string, 
 
 // Revive makes a delivery that was given up due again. See fulfilment.Store.
 func (s *Webhooks) Revive(ctx context.Context, d fulfilment.Delivery) error {
-	_, err := s.write.ExecContext(ctx, reviveDelivery, d.TenantID, d.ID, d.EndpointID, d.EventType, d.OrderID, string(d.Payload),
+	_, err := s.on.Write.ExecContext(ctx, reviveDelivery, d.TenantID, d.ID, d.EndpointID, d.EventType, d.OrderID, string(d.Payload),
 		nanos(d.CreatedAt), nanos(d.NextAttempt), d.Trace)
 	return in("revive a webhook delivery", err)
 }
@@ -344,7 +352,7 @@ func (s *Webhooks) DropSettled(ctx context.Context, t time.Time, limit int) (int
 	if limit < 1 {
 		return 0, fmt.Errorf("drop webhook deliveries: the limit is %d; allow at least 1", limit)
 	}
-	r, err := s.write.ExecContext(ctx, dropDeliveries, bound(t, math.MinInt64), limit)
+	r, err := s.on.Write.ExecContext(ctx, dropDeliveries, bound(t, math.MinInt64), limit)
 	if err != nil {
 		return 0, in("drop webhook deliveries", err)
 	}

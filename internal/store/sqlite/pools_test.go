@@ -135,7 +135,7 @@ func TestThePartOfTheAuditLogThatAPageLooksAtIsARangeOfAnIndex(t *testing.T) {
 		"audit: last of list":   "SEARCH audit_log USING COVERING INDEX sqlite_autoindex_audit_log_1 (tenant_id=? AND id>? AND id<?)",
 		"audit: last of object": "SEARCH audit_log USING COVERING INDEX audit_log_by_object (tenant_id=? AND object=? AND id>? AND id<?)",
 	} {
-		statement := storesql.Statements()[name]
+		statement := storesql.Statements(storesql.SQLite)[name]
 		args := make([]any, 9)
 		for strings.Count(statement, fmt.Sprint("$", len(args))) == 0 {
 			args = args[1:]

@@ -8,10 +8,10 @@ import (
 )
 
 // Catalog returns the store of products.
-func (db *DB) Catalog() catalog.Store { return storesql.NewCatalog(db.write, db.read, db.lists) }
+func (db *DB) Catalog() catalog.Store { return storesql.NewCatalog(db.shared()) }
 
 // Inventory returns the store of stock.
-func (db *DB) Inventory() inventory.Store { return storesql.NewInventory(db.write, db.read, db.lists) }
+func (db *DB) Inventory() inventory.Store { return storesql.NewInventory(db.shared()) }
 
 // Leases returns the store of leases.
 func (db *DB) Leases() lease.Store { return storesql.NewLeases(db.write) }

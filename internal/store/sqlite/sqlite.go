@@ -111,13 +111,18 @@ func (db *DB) openMain(ctx context.Context, path string, opts Options) error {
 	if db.lists, err = pool(path, reading, mainListers); err != nil {
 		return err
 	}
-	db.deadLetters = storesql.NewDeadLetters(db.write, db.read, db.lists)
-	db.keys = storesql.NewKeys(db.write, db.read, db.lists)
-	db.audit = storesql.NewAudit(db.write, db.lists)
+	db.deadLetters = storesql.NewDeadLetters(db.shared())
+	db.keys = storesql.NewKeys(db.shared())
+	db.audit = storesql.NewAudit(db.shared())
 	if db.orders, err = openOrders(ctx, db, path, opts.Logger, opts.Metrics); err != nil {
 		return err
 	}
 	return nil
+}
+
+// shared returns the pools as the shared stores take them.
+func (db *DB) shared() storesql.Pools {
+	return storesql.Pools{Dialect: storesql.SQLite, Write: db.write, Read: db.read, Lists: db.lists, AllRead: db.read, AllLists: db.lists}
 }
 
 func (db *DB) closeMain() error {

@@ -23,7 +23,7 @@ import (
 
 func TestEverySharedStatementPrepares(t *testing.T) {
 	db := open(t, t.TempDir())
-	for name, statement := range storesql.Statements() {
+	for name, statement := range storesql.Statements(storesql.SQLite) {
 		stmt, err := db.write.PrepareContext(t.Context(), statement)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -6,4 +6,4 @@ import (
 )
 
 // Webhooks returns the store of webhook endpoints and deliveries.
-func (db *DB) Webhooks() fulfilment.Store { return storesql.NewWebhooks(db.write, db.read, db.lists) }
+func (db *DB) Webhooks() fulfilment.Store { return storesql.NewWebhooks(db.shared()) }
