@@ -61,6 +61,24 @@ func Database(t testing.TB, p *servers.Postgres) string {
 	return p.DSNFor(name)
 }
 
+// Proxy starts a proxy in front of a server for one test.
+func Proxy(t testing.TB, o servers.ProxyOptions) *servers.Proxy {
+	t.Helper()
+	return start(t, func(ctx context.Context) (*servers.Proxy, error) { return servers.StartProxy(ctx, o) })
+}
+
+// PostgresProxy starts a proxy that follows PostgreSQL's protocol.
+func PostgresProxy(t testing.TB, p *servers.Postgres) *servers.Proxy {
+	t.Helper()
+	return Proxy(t, servers.ProxyOptions{Target: p.Addr(), Postgres: true})
+}
+
+// Redis starts a Redis server for one test.
+func Redis(t testing.TB, o servers.RedisOptions) *servers.Redis {
+	t.Helper()
+	return start(t, func(ctx context.Context) (*servers.Redis, error) { return servers.StartRedis(ctx, o) })
+}
+
 // Certificate makes a certificate for servers and clients of one test.
 func Certificate(t testing.TB, commonName string) *servers.Certificate {
 	t.Helper()
@@ -103,6 +121,7 @@ func start[S server](t testing.TB, begin func(context.Context) (S, error)) S {
 // the test process ends. The zero value is ready. It is safe for concurrent use.
 type Shared struct {
 	postgres once[*servers.Postgres]
+	redis    once[*servers.Redis]
 }
 
 // Postgres returns the shared PostgreSQL server.
@@ -110,6 +129,14 @@ func (s *Shared) Postgres(t testing.TB) *servers.Postgres {
 	t.Helper()
 	return s.postgres.get(t, func(ctx context.Context) (*servers.Postgres, error) {
 		return servers.StartPostgres(ctx, servers.PostgresOptions{})
+	})
+}
+
+// Redis returns the shared Redis server.
+func (s *Shared) Redis(t testing.TB) *servers.Redis {
+	t.Helper()
+	return s.redis.get(t, func(ctx context.Context) (*servers.Redis, error) {
+		return servers.StartRedis(ctx, servers.RedisOptions{})
 	})
 }
 
