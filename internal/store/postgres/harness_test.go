@@ -4,21 +4,17 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
 	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"sort"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"millrace/internal/servers"
 )
 
 // The server of this test process. It is started by the first test that asks for
@@ -26,16 +22,20 @@ import (
 var testServer struct {
 	once sync.Once
 	err  error
-	dsn  string // of the database postgres
-	stop func()
+	*servers.Postgres
 
 	databases atomic.Int64
 }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if testServer.stop != nil {
-		testServer.stop()
+	if testServer.Postgres != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		if err := testServer.Stop(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "stop PostgreSQL:", err)
+			code = max(code, 1)
+		}
+		cancel()
 	}
 	os.Exit(code)
 }
@@ -43,30 +43,53 @@ func TestMain(m *testing.M) {
 // template is the database that has the newest schema and nothing else.
 const template = "migrated"
 
-// server returns the connection string of the test process's own server.
-func server(t testing.TB) string {
+// owner is the user that tests connect as: like one that an administrator has made
+// for Millrace, it is no superuser.
+const owner = "millrace"
+
+// server returns the test process's own server. Tests that kill or pause one start
+// another.
+func server(t testing.TB) *servers.Postgres {
 	t.Helper()
 	testServer.once.Do(func() {
-		testServer.dsn, testServer.stop, testServer.err = startServer()
-		if testServer.err != nil {
-			return
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // it may have to be installed
+		defer cancel()
+		if testServer.Postgres, testServer.err = servers.StartPostgres(ctx, servers.PostgresOptions{}); testServer.err == nil {
+			testServer.err = prepareServer(ctx, testServer.Postgres)
 		}
-		testServer.err = makeTemplate(testServer.dsn)
 	})
 	if testServer.err != nil {
 		t.Fatalf("start a PostgreSQL for the tests: %v", testServer.err)
 	}
-	return testServer.dsn
+	return testServer.Postgres
 }
 
-func makeTemplate(dsn string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := execOn(ctx, dsn, `CREATE DATABASE `+template); err != nil {
+// prepareServer makes the owner and the template.
+func prepareServer(ctx context.Context, p *servers.Postgres) error {
+	err := execOn(ctx, p.DSNFor("postgres"),
+		`CREATE ROLE `+owner+` LOGIN CREATEROLE PASSWORD '`+p.Password()+`'`,
+		`CREATE DATABASE `+template+` OWNER `+owner)
+	if err != nil {
 		return err
 	}
-	_, err := Migrate(ctx, Options{DSN: withDatabase(dsn, template)})
+	_, err = Migrate(ctx, Options{DSN: ownerDSN(p, template)})
 	return err
+}
+
+// ownerDSN is the connection string of the owner for a database of a server that
+// was prepared.
+func ownerDSN(p *servers.Postgres, database string) string {
+	return dsnAs(p, p.Addr(), owner, database)
+}
+
+// dsnAs is the connection string of a user, at an address that leads to the server.
+func dsnAs(p *servers.Postgres, addr, user, database string) string {
+	u, err := url.Parse(p.DSNAt(addr, database))
+	if err != nil {
+		panic(err) // it is ours
+	}
+	u.User = url.UserPassword(user, p.Password())
+	return u.String()
 }
 
 func execOn(ctx context.Context, dsn string, statements ...string) error {
@@ -83,39 +106,31 @@ func execOn(ctx context.Context, dsn string, statements ...string) error {
 	return nil
 }
 
-func withDatabase(dsn, name string) string {
-	u, err := url.Parse(dsn)
-	if err != nil {
-		panic(err) // it is ours
-	}
-	u.Path = "/" + name
-	return u.String()
-}
-
 // freshDatabase makes a database with the newest schema, for one test, and returns
-// its connection string.
-func freshDatabase(t testing.TB) string { return databaseLike(t, template) }
+// the owner's connection string.
+func freshDatabase(t testing.TB) string { return ownerDSN(server(t), databaseLike(t, template)) }
 
 // emptyDatabase makes a database without a schema, for one test.
-func emptyDatabase(t testing.TB) string { return databaseLike(t, "template0") }
+func emptyDatabase(t testing.TB) string { return ownerDSN(server(t), databaseLike(t, "template0")) }
 
+// databaseLike copies a database for one test and returns its name.
 func databaseLike(t testing.TB, from string) string {
 	t.Helper()
-	dsn := server(t)
+	admin := server(t).DSNFor("postgres")
 	name := "test" + strconv.FormatInt(testServer.databases.Add(1), 10)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := execOn(ctx, dsn, `CREATE DATABASE `+name+` TEMPLATE `+from); err != nil {
+	if err := execOn(ctx, admin, `CREATE DATABASE `+name+` OWNER `+owner+` TEMPLATE `+from); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := execOn(ctx, dsn, `DROP DATABASE IF EXISTS `+name+` WITH (FORCE)`); err != nil {
+		if err := execOn(ctx, admin, `DROP DATABASE IF EXISTS `+name+` WITH (FORCE)`); err != nil {
 			t.Logf("drop the database of the test: %v", err) // the server goes with it anyway
 		}
 	})
-	return withDatabase(dsn, name)
+	return name
 }
 
 // openTest opens a store on a database of the test's own.
@@ -142,74 +157,4 @@ func openAt(t testing.TB, o Options) *DB {
 		}
 	})
 	return db
-}
-
-// startServer starts a private server until the shared package does so.
-func startServer() (dsn string, stop func(), err error) {
-	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	if len(bins) == 0 {
-		return "", nil, fmt.Errorf("no PostgreSQL below /usr/lib/postgresql")
-	}
-	sort.Strings(bins)
-	bin := bins[len(bins)-1]
-	dir, err := os.MkdirTemp("", "millrace-pg")
-	if err != nil {
-		return "", nil, err
-	}
-	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT}
-	if os.Getuid() == 0 {
-		u, err := user.Lookup("postgres")
-		if err != nil {
-			return "", nil, err
-		}
-		uid, _ := strconv.Atoi(u.Uid)
-		gid, _ := strconv.Atoi(u.Gid)
-		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		if err := os.Chown(dir, uid, gid); err != nil {
-			return "", nil, err
-		}
-	}
-	run := func(name string, args ...string) *exec.Cmd {
-		c := exec.Command(filepath.Join(bin, name), args...)
-		c.SysProcAttr, c.Dir = attr, dir
-		return c
-	}
-	data := filepath.Join(dir, "data")
-	if out, err := run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N").CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("initdb: %w: %s", err, out)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	pg := run("postgres", "-D", data, "-p", strconv.Itoa(port), "-h", "127.0.0.1", "-k", dir, "-c", "max_connections=200", "-c", "max_wal_size=4GB", "-c", "shared_buffers=256MB")
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		return "", nil, err
-	}
-	pg.Stdout, pg.Stderr = log, log
-	if err := pg.Start(); err != nil {
-		return "", nil, err
-	}
-	stop = func() {
-		_ = pg.Process.Signal(syscall.SIGINT)
-		_ = pg.Wait()
-		_ = os.RemoveAll(dir)
-	}
-	dsn = fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for {
-		if err = execOn(ctx, dsn, `SELECT 1`); err == nil {
-			return dsn, stop, nil
-		}
-		select {
-		case <-ctx.Done():
-			stop()
-			return "", nil, err
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
