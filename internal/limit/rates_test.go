@@ -185,17 +185,17 @@ func TestTheNumberOfKeysIsBounded(t *testing.T) {
 func TestNothingSpentIsLostToEviction(t *testing.T) {
 	clk := &clock{}
 	r := testRates(t, RatesOptions{Default: Rate{PerSecond: 1000, Burst: 10}, Now: clk.Now})
-	dying := &bucket{plan: r.def}
+	dying := &bucket{plan: r.def, rates: r}
 	dying.fullAt.Store(evicted)
-	if _, ok := dying.spend(0, 1); ok {
+	if _, ok := dying.spend(0, 1, 1); ok {
 		t.Error("an evicted bucket can be spent from")
 	}
-	r.buckets.Store("demo", dying)
-	r.count.Add(1)
+	r.buckets.entries.Store("demo", dying)
+	r.buckets.count.Add(1)
 	spent := make(chan Decision, 1)
 	go func() { spent <- r.Spend("demo", 10) }()
-	r.buckets.Delete("demo")
-	r.count.Add(-1)
+	r.buckets.entries.Delete("demo")
+	r.buckets.count.Add(-1)
 	if d := <-spent; d.Reset != 10*time.Millisecond {
 		t.Errorf("spending says %+v", d)
 	}
@@ -222,9 +222,9 @@ func TestKeysAreCountedRightUnderEviction(t *testing.T) {
 	}
 	wg.Wait()
 	clk.Advance(time.Hour)
-	r.sweep(r.now())
-	if n := r.Keys(); n != 0 || r.buckets.Size() != 0 {
-		t.Errorf("%d keys by count and %d by size after a sweep of full buckets, want none", n, r.buckets.Size())
+	r.buckets.sweep(r.now(), r.evictor(r.now()))
+	if n := r.Keys(); n != 0 || r.buckets.entries.Size() != 0 {
+		t.Errorf("%d keys by count and %d by size after a sweep of full buckets, want none", n, r.buckets.entries.Size())
 	}
 }
 
@@ -307,7 +307,7 @@ millrace_limit_bytes_bound{limit="bodies"} 100
 # HELP millrace_limit_bytes_in_use What is in use of a limit on bytes.
 # TYPE millrace_limit_bytes_in_use gauge
 millrace_limit_bytes_in_use{limit="bodies"} 60
-# HELP millrace_limit_refusals_total What a limit refused, by limit and kind (rate, bytes, connections).
+# HELP millrace_limit_refusals_total What a limit refused, by limit and kind (rate, quota, bytes, connections).
 # TYPE millrace_limit_refusals_total counter
 millrace_limit_refusals_total{kind="bytes",limit="bodies"} 1
 millrace_limit_refusals_total{kind="rate",limit="events"} 2
