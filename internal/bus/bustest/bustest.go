@@ -39,9 +39,18 @@ type Broker interface {
 type Gaps struct {
 	// NoRepeats: the broker does not recognize a message id it had shortly before.
 	NoRepeats bool
+	// ByPartition: the members of a group share its messages out by partitions, not
+	// one by one. What one call publishes is in one partition, and there is no
+	// order between calls. What waits in a partition behind a message that is being
+	// handled waits until that has ended or its AckWait is over, and when members
+	// come or go, what is being handled can be delivered to another one too.
+	ByPartition bool
 	// ReadAhead is how many messages a group may hold in a process besides those
 	// being handled, with a Concurrency of 2; 2 if zero.
 	ReadAhead int
+	// Unstopped, if set, makes the broker of a test that never stops it: part of one
+	// that is slow to start and therefore shared, with names of its own.
+	Unstopped func(t testing.TB) Broker
 }
 
 // Run runs the suite.
@@ -49,10 +58,18 @@ func Run(t *testing.T, fresh func(t testing.TB) Broker, gaps Gaps) {
 	if gaps.ReadAhead == 0 {
 		gaps.ReadAhead = 2
 	}
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, Broker, Gaps)
-	}{
+	if gaps.Unstopped == nil {
+		gaps.Unstopped = fresh
+	}
+	run := func(broker func(testing.TB) Broker, cases []conformance) {
+		for _, c := range cases {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				c.test(t, broker(t), gaps)
+			})
+		}
+	}
+	run(gaps.Unstopped, []conformance{
 		{"everything in a message arrives as it was sent", everythingArrives},
 		{"every group gets a message, and one member of it", everyGroup},
 		{"members on several connections share the work", competing},
@@ -83,17 +100,19 @@ func Run(t *testing.T, fresh func(t testing.TB) Broker, gaps Gaps) {
 
 		{"a broadcast reaches every listener", broadcast},
 		{"a listener that does not keep up harms nobody", slowListener},
-
+	})
+	run(fresh, []conformance{
 		{"without a broker publishing fails in time", brokerGone},
 		{"what starts before the broker works once it is there", startsFirst},
 		{"a broker that was killed goes on where it was", killed},
 		{"groups heal when the broker comes back empty", emptied},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			c.test(t, fresh(t), gaps)
-		})
-	}
+	})
+}
+
+// conformance is one thing every driver does.
+type conformance struct {
+	name string
+	test func(*testing.T, Broker, Gaps)
 }
 
 // open returns a bus that is closed with the test.
