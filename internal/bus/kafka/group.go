@@ -128,7 +128,7 @@ func (s *subscription) prepare(ctx context.Context) error {
 func (s *subscription) begin(ctx context.Context) error {
 	b, name := s.bus, s.bus.names.group(s.group.Name)
 	places, err := b.admin.FetchOffsets(ctx, name)
-	if err != nil {
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 		return err
 	}
 	has := false
