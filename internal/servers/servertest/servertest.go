@@ -79,6 +79,12 @@ func Redis(t testing.TB, o servers.RedisOptions) *servers.Redis {
 	return start(t, func(ctx context.Context) (*servers.Redis, error) { return servers.StartRedis(ctx, o) })
 }
 
+// RabbitMQ starts a RabbitMQ server for one test.
+func RabbitMQ(t testing.TB, o servers.RabbitMQOptions) *servers.RabbitMQ {
+	t.Helper()
+	return start(t, func(ctx context.Context) (*servers.RabbitMQ, error) { return servers.StartRabbitMQ(ctx, o) })
+}
+
 // Certificate makes a certificate for servers and clients of one test.
 func Certificate(t testing.TB, commonName string) *servers.Certificate {
 	t.Helper()
@@ -122,6 +128,7 @@ func start[S server](t testing.TB, begin func(context.Context) (S, error)) S {
 type Shared struct {
 	postgres once[*servers.Postgres]
 	redis    once[*servers.Redis]
+	rabbitmq once[*servers.RabbitMQ]
 }
 
 // Postgres returns the shared PostgreSQL server.
@@ -137,6 +144,14 @@ func (s *Shared) Redis(t testing.TB) *servers.Redis {
 	t.Helper()
 	return s.redis.get(t, func(ctx context.Context) (*servers.Redis, error) {
 		return servers.StartRedis(ctx, servers.RedisOptions{})
+	})
+}
+
+// RabbitMQ returns the shared RabbitMQ server.
+func (s *Shared) RabbitMQ(t testing.TB) *servers.RabbitMQ {
+	t.Helper()
+	return s.rabbitmq.get(t, func(ctx context.Context) (*servers.RabbitMQ, error) {
+		return servers.StartRabbitMQ(ctx, servers.RabbitMQOptions{})
 	})
 }
 
