@@ -26,7 +26,6 @@ const (
 	stateDeadlock             = "40P01"
 	stateLockNotAvailable     = "55P03"
 	stateQueryCanceled        = "57014"
-	stateDuplicateObject      = "42710"
 	stateInsufficientRights   = "42501"
 	stateUndefinedTable       = "42P01"
 	stateUndefinedObject      = "42704"

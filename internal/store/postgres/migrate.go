@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -231,4 +232,58 @@ func checkSchema(ctx context.Context, o *Options) error {
 		return fmt.Errorf("database %s has schema version %d and this program needs %d: run `millrace migrate up`", name, version, newest)
 	}
 	return nil
+}
+
+// Status returns the migrations this program knows with when each was applied, and
+// the oldest schema version a program must know to use the database as it is, 0 if
+// it has no schema. A newer schema is no error here; its steps are listed without a
+// name.
+func Status(ctx context.Context, o Options) (all []Migration, minCompatible int64, err error) {
+	o, err = o.withConnectionDefaults()
+	if err != nil {
+		return nil, 0, err
+	}
+	db, name, err := admin(&o)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer db.Close()
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, 0, in("connect to PostgreSQL", err)
+	}
+	defer conn.Close()
+	return status(ctx, conn, name)
+}
+
+func status(ctx context.Context, conn *stdsql.Conn, name string) (all []Migration, minCompatible int64, err error) {
+	all, _, err = migrations()
+	if err != nil {
+		return nil, 0, err
+	}
+	version, minCompatible, err := schemaVersion(ctx, conn)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the schema version of %s: %w", name, err)
+	}
+	if version == 0 {
+		return all, 0, nil
+	}
+	rows, err := conn.QueryContext(ctx, `SELECT version_id, max(tstamp) FROM goose_db_version WHERE version_id > 0 AND is_applied GROUP BY version_id ORDER BY version_id`)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the migrations of %s: %w", name, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var m Migration
+		if err := rows.Scan(&m.Version, &m.AppliedAt); err != nil {
+			return nil, 0, fmt.Errorf("read the migrations of %s: %w", name, err)
+		}
+		i := slices.IndexFunc(all, func(k Migration) bool { return k.Version == m.Version })
+		if i < 0 {
+			all = append(all, m)
+			continue
+		}
+		all[i].AppliedAt = m.AppliedAt.UTC()
+	}
+	return all, minCompatible, in("read the migrations of "+name, rows.Err())
 }

@@ -18,7 +18,7 @@ type Options struct {
 	// queries of events while it is at most ReplicaMaxLag behind; empty if there is
 	// none.
 	ReplicaDSN    string
-	ReplicaMaxLag time.Duration // 5 s if zero
+	ReplicaMaxLag time.Duration // 5 s if zero, at least 2 s: its age is told by a heartbeat each second
 	// TLS replaces what the connection strings say of it. Nil leaves it to them. Its
 	// ServerName is set to the host if it is empty.
 	TLS *tls.Config
@@ -99,7 +99,7 @@ func (o Options) withConnectionDefaults() (Options, error) {
 		{"StatementTimeout", o.StatementTimeout, 100 * time.Millisecond},
 		{"LockTimeout", o.LockTimeout, time.Millisecond},
 		{"ConnectTimeout", o.ConnectTimeout, 100 * time.Millisecond},
-		{"ReplicaMaxLag", o.ReplicaMaxLag, 10 * time.Millisecond},
+		{"ReplicaMaxLag", o.ReplicaMaxLag, 2 * beatEvery},
 	} {
 		if c.found < c.least {
 			return o, fmt.Errorf("postgres: %s is %s; give at least %s", c.name, c.found, c.least)

@@ -191,19 +191,29 @@ func setTenant(ctx context.Context, conn *pgx.Conn) (keep bool, err error) {
 }
 
 // sqlPool returns a pool of database/sql over the pools that pick answers with, one
-// after the other for each connection. It keeps no connection itself.
-func sqlPool(pick func(ctx context.Context) *pgxpool.Pool) *stdsql.DB {
-	db := stdsql.OpenDB(connector(pick))
+// for each connection that is asked for; where that one has none to give, over
+// otherwise, if it is not nil. It keeps no connection itself.
+func sqlPool(pick func(ctx context.Context) *pgxpool.Pool, otherwise *pgxpool.Pool) *stdsql.DB {
+	db := stdsql.OpenDB(connector{pick, otherwise})
 	db.SetMaxIdleConns(0)
 	return db
 }
 
-// connector lends connections of the pool that it answers with for a context.
-type connector func(ctx context.Context) *pgxpool.Pool
-
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	// What the pool has pinged needs no other ping.
-	return stdlib.GetPoolConnector(c(ctx)).Connect(ctx)
+// connector lends connections of pools.
+type connector struct {
+	pick      func(ctx context.Context) *pgxpool.Pool
+	otherwise *pgxpool.Pool
 }
 
+// Connect takes a connection out of a pool; closing it puts it back.
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	pool := c.pick(ctx)
+	conn, err := stdlib.GetPoolConnector(pool).Connect(ctx)
+	if err != nil && c.otherwise != nil && pool != c.otherwise && ctx.Err() == nil {
+		return stdlib.GetPoolConnector(c.otherwise).Connect(ctx)
+	}
+	return conn, err
+}
+
+// Driver implements driver.Connector.
 func (connector) Driver() driver.Driver { return stdlib.GetDefaultDriver() }

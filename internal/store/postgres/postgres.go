@@ -84,13 +84,17 @@ func (db *DB) openPools(ctx context.Context) (err error) {
 		return err
 	}
 	if o.ReplicaDSN != "" {
-		if db.replica, err = newReplica(ctx, o, fresh); err != nil {
+		id, err := systemIdentifier(ctx, db.vital)
+		if err != nil {
+			return err
+		}
+		if db.replica, err = newReplica(ctx, o, fresh, id); err != nil {
 			return err
 		}
 	}
-	db.owner = sqlPool(func(context.Context) *pgxpool.Pool { return db.hot })
-	db.read = sqlPool(func(context.Context) *pgxpool.Pool { return db.fresh })
-	db.lists = sqlPool(db.reader)
+	db.owner = sqlPool(func(context.Context) *pgxpool.Pool { return db.hot }, nil)
+	db.read = sqlPool(func(context.Context) *pgxpool.Pool { return db.fresh }, nil)
+	db.lists = sqlPool(db.reader, db.fresh)
 	o.Metrics.pools.watch(db.poolsByName())
 	return nil
 }
@@ -192,11 +196,10 @@ func (db *DB) closePools() error {
 			errs = append(errs, p.Close())
 		}
 	}
-	pools := []*pgxpool.Pool{db.hot, db.fresh, db.vital}
 	if db.replica != nil {
-		pools = append(pools, db.replica.pool)
+		db.replica.close()
 	}
-	for _, p := range pools {
+	for _, p := range []*pgxpool.Pool{db.hot, db.fresh, db.vital} {
 		if p != nil {
 			p.Close()
 		}

@@ -23,23 +23,24 @@ func grantReader(ctx context.Context, conn *stdsql.Conn, role string) error {
 		needs string
 	}{
 		{`SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`, `CREATE ROLE ` + quoted + ` NOLOGIN`},
-		{`SELECT pg_has_role(current_user, $1, 'MEMBER')`, `GRANT ` + quoted + ` TO ` + pgx.Identifier{owner}.Sanitize()},
+		// From version 16 on a member need not be one who can become the role.
+		{`SELECT pg_has_role(current_user, $1, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)`, `GRANT ` + quoted + ` TO ` + pgx.Identifier{owner}.Sanitize()},
 		{`SELECT has_schema_privilege($1, current_schema(), 'USAGE')`, `GRANT USAGE ON SCHEMA ` + pgx.Identifier{schema}.Sanitize() + ` TO ` + quoted},
 	}
 	var missing []string
 	for _, s := range steps {
-		var done bool
-		err := conn.QueryRowContext(ctx, s.done, role).Scan(&done)
-		if err == nil && done {
+		if done, err := isDone(ctx, conn, s.done, role); err != nil {
+			return err
+		} else if done {
 			continue
 		}
-		if err != nil && sqlState(err) != stateUndefinedObject { // the role, which a step before could not make
-			return fmt.Errorf("look up the role %s: %w", role, err)
-		}
 		if len(missing) == 0 {
-			_, err = conn.ExecContext(ctx, s.needs)
+			_, err := conn.ExecContext(ctx, s.needs)
+			if err == nil {
+				continue
+			}
 			// Roles are the cluster's: another database's migration may have been faster.
-			if state := sqlState(err); err == nil || state == stateDuplicateObject || state == stateUniqueViolation {
+			if done, e := isDone(ctx, conn, s.done, role); e == nil && done {
 				continue
 			}
 			if sqlState(err) != stateInsufficientRights {
@@ -55,13 +56,23 @@ func grantReader(ctx context.Context, conn *stdsql.Conn, role string) error {
 	return grantTables(ctx, conn, quoted)
 }
 
-// grantTables lets the role read every table that row-level security keeps apart.
+// isDone asks whether a step is done; what is about a role that is not there is not.
+func isDone(ctx context.Context, conn *stdsql.Conn, query, role string) (done bool, err error) {
+	err = conn.QueryRowContext(ctx, query, role).Scan(&done)
+	if err != nil && sqlState(err) != stateUndefinedObject {
+		return false, fmt.Errorf("look up the role %s: %w", role, err)
+	}
+	return done, nil
+}
+
+// grantTables lets the role read every table that row-level security keeps apart,
+// and what has nobody's rows and is read on a replica.
 // Partitions are read through their parents, whose rights and policies count.
 func grantTables(ctx context.Context, conn *stdsql.Conn, quoted string) error {
 	var tables stdsql.NullString
 	err := conn.QueryRowContext(ctx, `SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname) FROM pg_class c
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-  AND (c.relrowsecurity OR c.relname = 'event_batches')`).Scan(&tables)
+  AND (c.relrowsecurity OR c.relname IN ('event_batches', 'instances'))`).Scan(&tables)
 	if err != nil || tables.String == "" {
 		return in("look up the tables of tenants", err)
 	}
