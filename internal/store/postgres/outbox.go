@@ -1,6 +1,242 @@
 package postgres
 
-// outboxRows is the outbox.Store of the database.
-type outboxRows struct{ db *DB }
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
 
-func newOutbox(db *DB) (*outboxRows, error) { return &outboxRows{db: db}, nil }
+	"millrace/internal/outbox"
+)
+
+// laneNames are the outbox's lanes.
+var laneNames = [...]outbox.Lane{outbox.LaneBus, outbox.LaneEvents}
+
+func laneNumber(name outbox.Lane) (int, error) {
+	n := slices.Index(laneNames[:], name)
+	if n < 0 {
+		return 0, fmt.Errorf("the outbox has no lane %q; it has %q", name, laneNames)
+	}
+	return n, nil
+}
+
+// depthCap bounds the rows that Depth counts.
+const depthCap = 100_000
+
+// outboxRows is the outbox.Store of the database. Every row is of the instance that
+// wrote it, which alone hands it over: nobody has to agree with anybody. The rows
+// of an instance that is gone are given to one that lives, see AdoptOutbox.
+//
+// Sequences come in blocks, from one sequence of the database for all instances and
+// lanes. Each lane has a block of its own, so that its rows are without gaps and
+// are removed in few ranges.
+type outboxRows struct {
+	db      *DB
+	written [len(laneNames)]chan struct{}
+
+	mu    sync.Mutex
+	next  [len(laneNames)]int64 // the sequence given out next
+	until [len(laneNames)]int64 // where the block ends, exclusive
+}
+
+var _ outbox.Store = (*outboxRows)(nil)
+
+func newOutbox(db *DB) (*outboxRows, error) {
+	x := &outboxRows{db: db}
+	for n := range laneNames {
+		x.written[n] = make(chan struct{}, 1)
+	}
+	return x, nil
+}
+
+// Outbox returns the store of what transactions left to be told.
+func (db *DB) Outbox() outbox.Store { return db.outbox }
+
+var (
+	sqlOutboxBlock  = &statement{"outbox block", `SELECT nextval('outbox_blocks')`}
+	sqlInsertOutbox = &statement{"insert outbox", `INSERT INTO outbox (lane, seq, tenant_id, subject, id, at_ns, trace, data, owner)
+		SELECT *, $9::text FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bytea[])`}
+	sqlRemoveOutbox = &statement{"remove from outbox", `DELETE FROM outbox AS o USING unnest($3::bigint[], $4::bigint[]) AS k (first, last)
+		WHERE o.lane = $1::text AND o.owner = $2::text AND o.seq BETWEEN k.first AND k.last`}
+)
+
+// blockSize is how many sequences a block has. What a process does not use of it
+// when it ends nobody ever uses.
+const blockSize = 1 << 16
+
+// sequences gives each row a sequence.
+func (x *outboxRows) sequences(ctx context.Context, c *hotConn, rows []outboxRow) ([]int64, error) {
+	seqs := make([]int64, len(rows))
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i := range rows {
+		n, err := laneNumber(rows[i].lane)
+		if err != nil {
+			return nil, err
+		}
+		if x.next[n] == x.until[n] {
+			if err := x.reserve(ctx, c, n); err != nil {
+				return nil, fmt.Errorf("reserve sequences of the outbox: %w", err)
+			}
+		}
+		seqs[i] = x.next[n]
+		x.next[n]++
+	}
+	return seqs, nil
+}
+
+// reserve takes a lane's next block.
+func (x *outboxRows) reserve(ctx context.Context, c *hotConn, lane int) error {
+	p := &pipeline{}
+	p.read(sqlOutboxBlock, func(r row) error {
+		block := intOf(r[0])
+		x.next[lane], x.until[lane] = block*blockSize, (block+1)*blockSize
+		return r.wide(1)
+	})
+	return c.run(ctx, p)
+}
+
+// writeOutbox queues rows, lane by lane, so that each finds the rows before it next
+// to it in the index.
+func writeOutbox(p *pipeline, rows []outboxRow, instance string, seqs []int64) {
+	n := len(rows)
+	if n == 0 {
+		return
+	}
+	at := make([]int, n)
+	for i := range at {
+		at[i] = i
+	}
+	slices.SortFunc(at, func(a, b int) int { return int(max(-1, min(1, seqs[a]-seqs[b]))) })
+	p.do(sqlInsertOutbox,
+		texts(n, func(i int) string { return string(rows[at[i]].lane) }),
+		numbers(n, func(i int) int64 { return seqs[at[i]] }),
+		texts(n, func(i int) string { return rows[at[i]].tenantID }),
+		texts(n, func(i int) string { return rows[at[i]].message.Subject }),
+		texts(n, func(i int) string { return rows[at[i]].message.ID }),
+		numbers(n, func(i int) int64 { return nanosOf(rows[at[i]].message.At) }),
+		texts(n, func(i int) string { return rows[at[i]].message.Trace }),
+		blobs(n, func(i int) []byte { return rows[at[i]].message.Data }),
+		text(instance))
+}
+
+// signal tells those who wait that the rows' lanes got some.
+func (x *outboxRows) signal(rows []outboxRow) {
+	var lanes [len(laneNames)]bool
+	for i := range rows {
+		if n, err := laneNumber(rows[i].lane); err == nil {
+			lanes[n] = true
+		}
+	}
+	for n, got := range lanes {
+		if got {
+			x.wake(n)
+		}
+	}
+}
+
+func (x *outboxRows) wake(lane int) {
+	select {
+	case x.written[lane] <- struct{}{}:
+	default: // one is pending
+	}
+}
+
+const pendingRows = `SELECT seq, tenant_id, subject, id, at_ns, trace, data FROM outbox
+	WHERE lane = $1 AND owner = $2 AND seq > $3 ORDER BY seq LIMIT $4`
+
+// Pending returns the oldest rows of a lane that are this instance's. See
+// outbox.Store.
+func (x *outboxRows) Pending(ctx context.Context, lane outbox.Lane, after int64, limit int) ([]outbox.Row, error) {
+	if _, err := laneNumber(lane); err != nil {
+		return nil, err
+	}
+	if limit < 1 {
+		return nil, fmt.Errorf("read the outbox: the limit is %d; ask for at least 1", limit)
+	}
+	ctx, cancel := x.db.deadline(ctx)
+	defer cancel()
+	var found []outbox.Row
+	rows, err := x.db.hot.Query(ctx, pendingRows, string(lane), x.db.o.Instance, after, limit)
+	err = eachRow(rows, err, func(r row) error {
+		if err := r.wide(7); err != nil {
+			return err
+		}
+		found = append(found, outbox.Row{Seq: intOf(r[0]), Lane: lane, TenantID: textOf(r[1]), Subject: textOf(r[2]),
+			ID: textOf(r[3]), At: timeOf(r[4]), Trace: textOf(r[5]), Data: slices.Clone(r[6])})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read lane %s of the outbox: %w", lane, err)
+	}
+	return found, nil
+}
+
+// Remove removes rows, runs of sequences at once. A row that was given to another
+// instance meanwhile stays, and is handed over by that one again. See outbox.Store.
+func (x *outboxRows) Remove(ctx context.Context, lane outbox.Lane, seqs []int64) (err error) {
+	if _, err := laneNumber(lane); err != nil {
+		return err
+	}
+	if len(seqs) == 0 {
+		return nil
+	}
+	defer x.db.o.Metrics.timed("outbox_remove", &err)()
+	ctx, cancel := x.db.deadline(ctx)
+	defer cancel()
+	runs := runsOf(seqs)
+	err = x.db.holdHot(ctx, func(c *hotConn) error {
+		p := &pipeline{}
+		p.do(sqlRemoveOutbox, text(string(lane)), text(x.db.o.Instance),
+			numbers(len(runs), func(i int) int64 { return runs[i][0] }),
+			numbers(len(runs), func(i int) int64 { return runs[i][1] }))
+		return c.run(ctx, p)
+	})
+	if err != nil {
+		return fmt.Errorf("remove %d rows from lane %s of the outbox: %w", len(seqs), lane, err)
+	}
+	return nil
+}
+
+// runsOf returns the numbers as ranges, first and last.
+func runsOf(numbers []int64) [][2]int64 {
+	sorted := slices.Sorted(slices.Values(numbers))
+	var runs [][2]int64
+	for _, n := range sorted {
+		if k := len(runs) - 1; k >= 0 && n <= runs[k][1]+1 {
+			runs[k][1] = n
+			continue
+		}
+		runs = append(runs, [2]int64{n, n})
+	}
+	return runs
+}
+
+const outboxDepth = `SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE lane = $1 AND owner = $2 LIMIT $3) AS capped),
+	coalesce((SELECT at_ns FROM outbox WHERE lane = $1 AND owner = $2 ORDER BY seq LIMIT 1), 0)`
+
+// Depth counts a lane's rows that are this instance's, up to 100,000, so that the
+// sum over the instances counts none twice. See outbox.Store.
+func (x *outboxRows) Depth(ctx context.Context, lane outbox.Lane) (rows int64, oldest time.Time, err error) {
+	if _, err := laneNumber(lane); err != nil {
+		return 0, time.Time{}, err
+	}
+	ctx, cancel := x.db.deadline(ctx)
+	defer cancel()
+	var oldestNs int64
+	if err = x.db.hot.QueryRow(ctx, outboxDepth, string(lane), x.db.o.Instance, depthCap).Scan(&rows, &oldestNs); err != nil {
+		return 0, time.Time{}, fmt.Errorf("measure lane %s of the outbox: %w", lane, err)
+	}
+	return rows, timeOfNs(oldestNs), nil
+}
+
+// Written returns the lane's signal; it is nil, which never comes, for a lane
+// there is not. See outbox.Store.
+func (x *outboxRows) Written(lane outbox.Lane) <-chan struct{} {
+	n, err := laneNumber(lane)
+	if err != nil {
+		return nil
+	}
+	return x.written[n]
+}

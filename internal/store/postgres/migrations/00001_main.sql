@@ -174,6 +174,8 @@ CREATE TABLE outbox (
     PRIMARY KEY (tenant_id, lane, seq)
 );
 CREATE INDEX outbox_by_owner ON outbox (lane, owner, seq);
+-- Numbers blocks of sequences: an instance takes one at a time.
+CREATE SEQUENCE outbox_blocks;
 
 CREATE TABLE webhook_endpoints (
     tenant_id       TEXT COLLATE "C" NOT NULL,
