@@ -85,6 +85,12 @@ func RabbitMQ(t testing.TB, o servers.RabbitMQOptions) *servers.RabbitMQ {
 	return start(t, func(ctx context.Context) (*servers.RabbitMQ, error) { return servers.StartRabbitMQ(ctx, o) })
 }
 
+// NATS starts a NATS server or cluster for one test.
+func NATS(t testing.TB, o servers.NATSOptions) *servers.NATS {
+	t.Helper()
+	return start(t, func(ctx context.Context) (*servers.NATS, error) { return servers.StartNATS(ctx, o) })
+}
+
 // Certificate makes a certificate for servers and clients of one test.
 func Certificate(t testing.TB, commonName string) *servers.Certificate {
 	t.Helper()
@@ -129,6 +135,7 @@ type Shared struct {
 	postgres once[*servers.Postgres]
 	redis    once[*servers.Redis]
 	rabbitmq once[*servers.RabbitMQ]
+	nats     once[*servers.NATS]
 }
 
 // Postgres returns the shared PostgreSQL server.
@@ -152,6 +159,14 @@ func (s *Shared) RabbitMQ(t testing.TB) *servers.RabbitMQ {
 	t.Helper()
 	return s.rabbitmq.get(t, func(ctx context.Context) (*servers.RabbitMQ, error) {
 		return servers.StartRabbitMQ(ctx, servers.RabbitMQOptions{})
+	})
+}
+
+// NATS returns the shared cluster of three NATS servers.
+func (s *Shared) NATS(t testing.TB) *servers.NATS {
+	t.Helper()
+	return s.nats.get(t, func(ctx context.Context) (*servers.NATS, error) {
+		return servers.StartNATS(ctx, servers.NATSOptions{Nodes: 3})
 	})
 }
 
