@@ -69,3 +69,74 @@ func TestPostgresKeepsWhatWasCommittedWhenItIsKilled(t *testing.T) {
 		t.Errorf("%d rows after kill and restart, want 1", n)
 	}
 }
+
+func TestPostgresReplicaFollowsAndItsReplayCanBePaused(t *testing.T) {
+	ctx := testContext(t)
+	p := shared.Postgres(t)
+	db := connect(t, servertest.Database(t, p))
+	exec(t, db, "CREATE TABLE kept (id int)")
+	r := servertest.Replica(t, p, servers.ReplicaOptions{})
+	replica := connect(t, r.DSNFor(db.Config().Database))
+	add := func() {
+		t.Helper()
+		exec(t, db, "INSERT INTO kept VALUES (1)")
+	}
+	add()
+	if err := r.CatchUp(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, replica); n != 1 {
+		t.Errorf("%d rows on the replica, want 1", n)
+	}
+	if err := r.PauseReplay(ctx); err != nil {
+		t.Fatal(err)
+	}
+	add()
+	if n := count(t, replica); n != 1 {
+		t.Errorf("%d rows on the replica whose replay is paused, want 1", n)
+	}
+	if err := r.ResumeReplay(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.CatchUp(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, replica); n != 2 {
+		t.Errorf("%d rows on the replica, want 2", n)
+	}
+	if err := r.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	add()
+	if err := r.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.CatchUp(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, connect(t, r.DSNFor(db.Config().Database))); n != 3 {
+		t.Errorf("%d rows on the replica that was killed, want 3", n)
+	}
+}
+
+func TestPostgresSpeaksTLSAndIsPaused(t *testing.T) {
+	ctx := testContext(t)
+	p := servertest.Postgres(t, servers.PostgresOptions{Options: servers.Options{TLS: servertest.Certificate(t, "postgres")}, Tuned: true})
+	c := connect(t, p.DSN())
+	var encrypted bool
+	if err := c.QueryRow(ctx, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").Scan(&encrypted); err != nil || !encrypted {
+		t.Errorf("encrypted %v, %v", encrypted, err)
+	}
+	if err := p.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(ctx, soon)
+	defer cancel()
+	if err := c.Ping(short); err == nil {
+		t.Error("a backend of a paused server answers")
+	}
+	if err := p.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, connect(t, p.DSN()), "SELECT 1")
+}

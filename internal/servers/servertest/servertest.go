@@ -91,6 +91,12 @@ func NATS(t testing.TB, o servers.NATSOptions) *servers.NATS {
 	return start(t, func(ctx context.Context) (*servers.NATS, error) { return servers.StartNATS(ctx, o) })
 }
 
+// Nginx starts nginx for one test.
+func Nginx(t testing.TB, o servers.NginxOptions) *servers.Nginx {
+	t.Helper()
+	return start(t, func(ctx context.Context) (*servers.Nginx, error) { return servers.StartNginx(ctx, o) })
+}
+
 // Certificate makes a certificate for servers and clients of one test.
 func Certificate(t testing.TB, commonName string) *servers.Certificate {
 	t.Helper()
