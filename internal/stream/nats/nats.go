@@ -29,6 +29,9 @@ import (
 	"millrace/internal/stream"
 )
 
+// furnishTimeout bounds one round of making and checking the streams.
+const furnishTimeout = 5 * time.Second
+
 // headerBytes is what a message's header takes of the largest message.
 const headerBytes = 512
 
@@ -83,7 +86,10 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 // start waits for the servers and furnishes all partitions.
 func (b *Broker) start(ctx context.Context) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		err := b.furnish(ctx)
+		// A cluster without a leader answers nothing: what was asked then is asked again.
+		try, cancel := context.WithTimeout(ctx, furnishTimeout)
+		err := b.furnish(try)
+		cancel()
 		var wrong *ConfigError
 		if err == nil || errors.As(err, &wrong) {
 			return err
