@@ -59,7 +59,8 @@ type Store interface {
 	Events(ctx context.Context, q Query) (Page, error)
 
 	// Event returns a tenant's event by id, the newest if several sources used
-	// the same id. ErrNotFound if there is none.
+	// the same id. ErrNotFound if there is none. Where the id tells when it was made
+	// (UUIDv7), the store may answer with the newest one received about then.
 	Event(ctx context.Context, tenantID, id string) (Event, error)
 
 	// Has says whether an event with this hash, source included, is stored.
@@ -80,7 +81,8 @@ type Store interface {
 	LastReceived(ctx context.Context) (time.Time, error)
 
 	// DropBefore removes whole days of receipt before the given UTC midnight and
-	// returns the days it removed. The days that hold a log's position stay.
+	// returns the days it removed. No log's position is lost by it: where days hold
+	// the positions, the days that do stay.
 	DropBefore(ctx context.Context, day time.Time) ([]time.Time, error)
 }
 
@@ -121,12 +123,18 @@ type Query struct {
 	// Cursor continues after a page's Next; empty starts anew.
 	Cursor string
 	// Ascending asks for the oldest first; the default is the newest first.
+	//
+	// Within a log, oldest first is by time of receipt. Where several logs are
+	// appended at once, an event that was received earlier may become queryable
+	// later: then it is the order in which events became queryable, so that a tail
+	// that goes on from a cursor misses none and gets none twice.
 	Ascending bool
 }
 
 // Page is one page of events. Next is empty when, at the time of the query,
 // nothing followed; with Ascending it is always set if any event was ever
-// reached, so that a tail can go on from it.
+// reached, so that a tail can go on from it, and may be set on a page without
+// events: it saves looking again at what is not the tail's.
 type Page struct {
 	Events []Event
 	Next   string

@@ -58,7 +58,7 @@ func Events(t *testing.T, fresh EventsFactory) {
 		{"the newest time of receipt is known", lastReceived},
 
 		{"retention removes whole days", retentionRemovesDays},
-		{"retention keeps the days that hold a position", retentionKeepsPositions},
+		{"retention keeps the positions of logs", retentionKeepsPositions},
 		{"retention waits for readers", retentionWaitsForReaders},
 		{"readers and an appender do not disturb each other", readersWhileAppending},
 	} {

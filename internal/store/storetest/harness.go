@@ -21,6 +21,10 @@ type EventsHarness struct {
 	// FillDisk makes every Append fail for want of space until free is called.
 	FillDisk func(t testing.TB) (free func())
 
+	// PositionsApart says that the positions of logs are in no day, so that any day
+	// may be removed.
+	PositionsApart bool
+
 	// Gaps says why a function above is nil, by its name.
 	Gaps map[string]string
 }
