@@ -12,7 +12,8 @@ import (
 
 // RebuildWindow fills a dedupe window, at start, with what was accepted since
 // the given time: what is in the store, and then what is in the log from the
-// record sunk on, which the store does not have yet.
+// record sunk on, which the store does not have yet. Without a log there is only
+// the store.
 func RebuildWindow(ctx context.Context, w *dedupe.Window, store Store, log *wal.Log, sunk uint64, since time.Time) error {
 	b := windowBuilder{window: w}
 	err := store.RecentHashes(ctx, since, func(h Hash, receivedAt time.Time) bool {
@@ -25,8 +26,10 @@ func RebuildWindow(ctx context.Context, w *dedupe.Window, store Store, log *wal.
 	if err != nil {
 		return fmt.Errorf("reading recent events from the store: %w", err)
 	}
-	if err := b.addLog(log, sunk, since); err != nil {
-		return fmt.Errorf("reading recent events from the event log: %w", err)
+	if log != nil {
+		if err := b.addLog(log, sunk, since); err != nil {
+			return fmt.Errorf("reading recent events from the event log: %w", err)
+		}
 	}
 	b.flush()
 	return nil
