@@ -199,7 +199,7 @@ func (s *Server) mayRedrive(tenant string) error {
 		return nil
 	}
 	if d := s.o.Rates.Allow(tenant); !d.Allowed {
-		return rateUsedUp(tenant, d.RetryAfter)
+		return usedUp(tenant, "events", &d)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"millrace/internal/auth"
 	"millrace/internal/event"
@@ -61,6 +60,7 @@ func (sf *surface) postHook(ctx context.Context, ex *exchange, r *http.Request) 
 	}
 	bd, refused := s.receive(ex, r, s.bodies, holder{source: source})
 	if refused != nil {
+		s.spendNothing(tenant)
 		ex.refuse(refused)
 		return
 	}
@@ -83,21 +83,38 @@ func (s *Server) admit(ex *exchange, tenant string) *problem {
 		return nil
 	}
 	s.rateHeaders(ex, &d)
-	return rateUsedUp(tenant, d.RetryAfter)
+	return usedUp(tenant, "events", &d)
 }
 
-func rateUsedUp(tenant string, wait time.Duration) *problem {
-	return newProblem(slugRateLimited, fmt.Sprintf("the tenant %s has used up its rate of events; wait for retryAfter seconds", tenant)).after(wait)
+// spendNothing gives back what an exact limit took of a tenant for a request that it
+// is not to pay for.
+func (s *Server) spendNothing(tenant string) {
+	if s.o.Rates != nil && tenant != "" {
+		s.o.Rates.Spend(tenant, 0)
+	}
+}
+
+// usedUp refuses a tenant, and tells which of its limits does.
+func usedUp(tenant, what string, d *limit.Decision) *problem {
+	detail := fmt.Sprintf("the tenant %s has used up its rate of %s; wait for retryAfter seconds", tenant, what)
+	if d.QuotaUsed() {
+		detail = fmt.Sprintf("the tenant %s has used up its quota of %d %s in any %s; wait for retryAfter seconds", tenant, d.Quota.Limit, what, d.Quota.Window)
+	}
+	return newProblem(slugRateLimited, detail).after(d.RetryAfter)
 }
 
 // receipt answers a submission.
 func (s *Server) receipt(ctx context.Context, ex *exchange, tenant string, receipt *event.Receipt, err error) {
 	if err != nil {
 		var syntax *scan.SyntaxError
-		if s.o.Rates != nil && tenant != "" && (errors.As(err, &syntax) || hook.Verified(err)) {
-			// It has cost work and was kept. A wrong signature costs the tenant nothing:
-			// it is not the tenant's.
-			s.o.Rates.Spend(tenant, 1)
+		if errors.As(err, &syntax) || hook.Verified(err) {
+			// It has cost work and was kept.
+			if s.o.Rates != nil && tenant != "" {
+				s.o.Rates.Spend(tenant, 1)
+			}
+		} else {
+			// A wrong signature costs the tenant nothing: it is not the tenant's.
+			s.spendNothing(tenant)
 		}
 		ex.refuse(problemOf(ctx, err))
 		return
@@ -123,14 +140,14 @@ func (s *Server) receipt(ctx context.Context, ex *exchange, tenant string, recei
 // maxPooledAnswer bounds the answer buffers that are kept.
 const maxPooledAnswer = 64 << 10
 
-// rateHeaders tells a tenant how it stands with its rate.
+// rateHeaders tells a tenant how it stands with its limits.
 func (s *Server) rateHeaders(ex *exchange, d *limit.Decision) {
-	if d.Limit == 0 {
+	if !d.Limited() {
 		return
 	}
-	var stack [64]byte
+	var stack [128]byte
 	h := ex.Header()
-	values := [...]string{string(d.AppendRateLimit(stack[:0])), d.Policy}
+	values := [...]string{string(d.AppendRateLimit(stack[:0])), d.PolicyHeader()}
 	h["Ratelimit"] = values[0:1:1]
 	h["Ratelimit-Policy"] = values[1:2:2]
 }

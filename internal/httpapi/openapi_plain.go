@@ -65,8 +65,8 @@ func (sf *surface) accepted() *huma.Response {
 	return &huma.Response{
 		Description: "Kept, as durably as the server's ack mode promises.",
 		Headers: map[string]*huma.Header{
-			"RateLimit":        textHeader("What is left of the tenant's rate, when it has one."),
-			"RateLimit-Policy": textHeader("The tenant's rate, when it has one."),
+			"RateLimit":        textHeader("What is left of the tenant's rate and quota, as far as it has them."),
+			"RateLimit-Policy": textHeader("The tenant's rate and quota, as far as it has them."),
 		},
 		Content: map[string]*huma.MediaType{"application/json": {
 			Schema: schemaOf[ingestReceipt](sf),

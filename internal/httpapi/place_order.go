@@ -74,7 +74,7 @@ func (s *Server) admitOrder(ex *exchange, tenant string) *problem {
 		return nil
 	}
 	s.rateHeaders(ex, &d)
-	return newProblem(slugRateLimited, fmt.Sprintf("the tenant %s has used up its rate of orders; wait for retryAfter seconds", tenant)).after(d.RetryAfter)
+	return usedUp(tenant, "orders", &d)
 }
 
 // payOrder takes what an order costs from the tenant's rate, and tells how the

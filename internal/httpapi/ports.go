@@ -69,11 +69,16 @@ type Keys interface {
 	Revoke(ctx context.Context, tenantID, id string, by audit.Actor) error
 }
 
-// Rates is the rate each tenant may spend, in events. *limit.Rates is one.
+// Rates is what each tenant may spend, in events or orders, by this instance alone or
+// by all together. *limit.Rates, *limit.Windows and *limit.Policies are Rates. Both
+// methods answer at once, or within the time an exact limit may wait.
 type Rates interface {
-	// Allow says whether the tenant may spend at all; it takes nothing.
+	// Allow says whether the tenant may spend at all. It takes nothing, or one unit
+	// if the limit is exact.
 	Allow(tenantID string) limit.Decision
-	// Spend takes what a request turned out to cost and says what is left.
+	// Spend takes what a request that was allowed turned out to cost, beyond what
+	// Allow took, and says what is left. With 0 an exact limit gives back what Allow
+	// took.
 	Spend(tenantID string, n int64) limit.Decision
 }
 

@@ -125,7 +125,7 @@ var problemKinds = [...]problemKind{
 	{slugEmptyBatch, 422, "The batch holds no event", "Send at least one event."},
 	{slugNoValidEvents, 422, "No event of the batch is valid", "Mend the events as rejected[].reason says. They are kept as dead letters."},
 	{slugPreconditionRequired, 428, "Say which version you saw", "Send If-Match with the ETag that the answer carries, if that is the version you want to change."},
-	{slugRateLimited, 429, "The tenant's rate is used up", "Wait for retryAfter seconds; the RateLimit headers say what is left."},
+	{slugRateLimited, 429, "The tenant's rate or quota is used up", "Wait for retryAfter seconds; the detail says which of them it is, and the RateLimit headers what is left."},
 	{slugTooManyStreams, 429, "Too many live tails are open", "Close one, or share one between readers."},
 	{slugTooManyWaits, 429, "Too many requests wait for a change", "Ask without wait, every few seconds."},
 	{slugTooManyReads, 429, "Too many reads are under way", "Wait for one to end; read fewer pages at once."},

@@ -165,8 +165,8 @@ func (sf *surface) describePostOrder() *huma.Operation {
 			Headers: map[string]*huma.Header{
 				"Location":         textHeader("The order."),
 				replayedHeader:     textHeader("true if the key had placed it before."),
-				"RateLimit":        textHeader("What is left of the tenant's rate of orders, when it has one."),
-				"RateLimit-Policy": textHeader("The tenant's rate of orders, when it has one."),
+				"RateLimit":        textHeader("What is left of the tenant's rate and quota of orders, as far as it has them."),
+				"RateLimit-Policy": textHeader("The tenant's rate and quota of orders, as far as it has them."),
 			},
 			Content: map[string]*huma.MediaType{"application/json": {Schema: schemaOf[placedOrder](sf),
 				Example: map[string]any{"id": exampleOrderID, "status": "placed", "statusUrl": "/orders/" + exampleOrderID + "/status",

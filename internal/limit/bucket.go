@@ -141,20 +141,24 @@ func (p *plan) prepaid(now, fullAt, unit int64) Decision {
 	return d
 }
 
-// settle is Spend of an exact limit: a unit is paid already.
+// settle is Spend of an exact limit: a unit is paid already, and is given back if it
+// was not used.
 func (r *Rates) settle(key string, p *plan, now, n int64) Decision {
 	b := r.bucketOf(key, p, now)
-	if n > 1 {
-		cost := p.cost(n - 1)
-		e := Entry{Limit: r.name, Cost: cost, Bound: math.MaxInt64}
-		if b.share != nil {
-			e.Key = b.share.key
-		}
-		if b.share == nil || !r.shared.take(&e) {
-			return r.spend(key, p, now, cost)
-		}
-		now = r.now()
-		b.see(now, e.Used, b.share.acked.Load())
+	if n == 1 {
+		return p.decide(now, b.fullAt.Load(), r.shared.price())
 	}
-	return p.decide(now, b.fullAt.Load(), r.shared.price())
+	cost := p.cost(n - 1)
+	if n < 1 {
+		cost = -p.cost(1)
+	}
+	if b.share != nil {
+		e := Entry{Limit: r.name, Key: b.share.key, Cost: cost, Bound: math.MaxInt64}
+		if r.shared.take(&e) {
+			now = r.now()
+			b.see(now, e.Used, b.share.acked.Load())
+			return p.decide(now, b.fullAt.Load(), 1)
+		}
+	}
+	return r.spend(key, p, now, max(cost, 0))
 }

@@ -168,20 +168,21 @@ func (w *Windows) take(key string, p *quotaPlan) Decision {
 	return d
 }
 
-// settle is Spend of an exact quota: a unit is paid already.
+// settle is Spend of an exact quota: a unit is paid already, and is given back if it
+// was not used.
 func (w *Windows) settle(key string, p *quotaPlan, n int64) Decision {
 	now := w.now()
 	c := w.counterOf(key, p, now)
-	if n > 1 {
-		e := Entry{Limit: w.name, Window: time.Duration(p.windowNs), Cost: n - 1, Bound: math.MaxInt64}
-		if c.share != nil {
-			e.Key = c.share.key
-		}
-		if c.share == nil || !w.shared.take(&e) {
-			return w.spend(key, p, n-1)
-		}
-		now = w.now()
-		c.see(&e, now, c.share.acked.Load())
+	if n == 1 {
+		return c.read(now, w.shared.price())
 	}
-	return c.read(now, w.shared.price())
+	if c.share != nil {
+		e := Entry{Limit: w.name, Key: c.share.key, Window: time.Duration(p.windowNs), Cost: n - 1, Bound: math.MaxInt64}
+		if w.shared.take(&e) {
+			now = w.now()
+			c.see(&e, now, c.share.acked.Load())
+			return c.read(now, 1)
+		}
+	}
+	return w.spend(key, p, max(n-1, 0))
 }

@@ -67,8 +67,9 @@ type plan struct {
 // at once: one batch for a caller that sends one at a time.
 //
 // With Exact, Allow itself takes the first unit, if there is one for all instances
-// together, and Spend what a request cost beyond it. So every Spend must follow an
-// Allow that allowed; who is allowed and never spends has paid one unit.
+// together, and Spend what a request cost beyond it; Spend of nothing gives the unit
+// back. So every Spend must follow an Allow that allowed, and who is allowed and
+// never spends has paid one unit.
 type Rates struct {
 	name    string
 	def     *plan // nil is unlimited

@@ -25,7 +25,7 @@ type Entry struct {
 	Late int64
 
 	// For Take. Cost is added if the key's count then is at most Bound (a bucket), or
-	// was less than Bound before (a window).
+	// was less than Bound before (a window). It may be negative, to give back.
 	Cost, Bound int64
 
 	// The answer. Done says that there is one, and Allowed that Take added the cost.
