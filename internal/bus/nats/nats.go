@@ -241,10 +241,28 @@ func (b *Bus) failed(tried string, err error) error {
 		return fmt.Errorf("%w: %s: the broker has JetStream switched off for this account: start it with -js, or enable it in its configuration: %w", bus.ErrUnavailable, tried, err)
 	}
 	var api *jetstream.APIError
-	if errors.As(err, &api) && api.Code >= 400 && api.Code < 500 && api.Code != 404 {
+	switch {
+	case !errors.As(err, &api):
+	case api.ErrorCode == codeNoPeers:
+		return fmt.Errorf("%w: %s: too few servers of the cluster are there, or have room, for %d replicas: %w", bus.ErrUnavailable, tried, b.options.Replicas, err)
+	case api.ErrorCode == codeNoReplicas:
+		return fmt.Errorf("the broker refused to %s: it is no cluster, so it cannot keep %d replicas: set them to 1: %w", tried, b.options.Replicas, err)
+	case inProcess(err): // it could not decide in time
+	case api.Code >= 400 && api.Code < 500 && api.Code != 404:
 		return fmt.Errorf("the broker refused to %s: %w", tried, err)
 	}
 	return fmt.Errorf("%s: %w", tried, b.unavailable(err))
+}
+
+// Errors of JetStream's that say more than their class.
+const (
+	codeNoPeers    = jetstream.ErrorCode(10005)
+	codeNoReplicas = jetstream.ErrorCode(10074)
+)
+
+func isAPIError(err error, code jetstream.ErrorCode) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == code
 }
 
 // refused says whether the broker answered that a request can never succeed.

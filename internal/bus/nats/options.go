@@ -53,7 +53,8 @@ type Options struct {
 	// Subjects are what the stream keeps, bus.Group's patterns; "orders.>" if empty.
 	// Nothing else can be published.
 	Subjects []string
-	// Replicas of the stream in a cluster, 1 to 5; 1 if zero.
+	// Replicas of the stream in a cluster, 1 to 5; 1 if zero. A stream that has fewer
+	// gets them; one that has more keeps them.
 	Replicas int
 	// MaxBytes and MaxAge bound the stream: beyond them the oldest messages go, even
 	// unhandled ones, so that a group that is stuck never holds up publishing.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,6 +19,12 @@ import (
 
 // maxBatch is how many messages are sent before their answers are waited for.
 const maxBatch = 512
+
+// Pauses before what the broker is still deciding on is sent again.
+const (
+	firstResend   = 5 * time.Millisecond
+	longestResend = 200 * time.Millisecond
+)
 
 // headerID is the header by which JetStream recognizes a repeated message.
 const headerID = jetstream.MsgIDHeader
@@ -116,11 +123,30 @@ func (b *Bus) publishBatch(ctx context.Context, messages []bus.Message) error {
 			err = p.send(ctx, messages)
 		}
 	}
+	for failures := 1; inProcess(err) && wait(ctx, bus.Backoff(failures, firstResend, longestResend)); failures++ {
+		err = p.send(ctx, messages)
+	}
 	if err != nil {
 		return b.failed(fmt.Sprintf("publish %d messages", len(messages)), err)
 	}
 	b.options.Metrics.published.Add(float64(len(messages)))
 	return nil
+}
+
+// inProcess says whether a cluster has a message of the same id, from this call or
+// one before it, and cannot say yet whether it is kept.
+func inProcess(err error) bool { return isAPIError(err, 10158) }
+
+// wait waits, and says whether ctx has not ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (p *publisher) send(ctx context.Context, messages []bus.Message) error {

@@ -87,12 +87,15 @@ func (b *Bus) createStream(ctx context.Context) error {
 	err := b.ask(ctx, func(ctx context.Context) error {
 		// Every instance comes by here: change only what is different.
 		stream, err := b.js.Stream(ctx, o.Stream)
-		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-		case err != nil:
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return err
-		case same(stream.CachedInfo().Config, want):
-			return nil
+		}
+		if err == nil {
+			is := stream.CachedInfo().Config
+			// Another instance, or an operator, may want more replicas.
+			if want.Replicas = max(o.Replicas, is.Replicas); same(is, want) {
+				return nil
+			}
 		}
 		_, err = b.js.CreateOrUpdateStream(ctx, want)
 		return err
