@@ -43,6 +43,10 @@ func TestMain(m *testing.M) {
 // template is the database that has the newest schema and nothing else.
 const template = "migrated"
 
+// quick are settings of a server whose files need not survive the machine: killed
+// processes leave what they wrote.
+var quick = map[string]string{"fsync": "off", "full_page_writes": "off"}
+
 // owner is the user that tests connect as: like one that an administrator has made
 // for Millrace, it is no superuser.
 const owner = "millrace"
@@ -54,7 +58,7 @@ func server(t testing.TB) *servers.Postgres {
 	testServer.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // it may have to be installed
 		defer cancel()
-		if testServer.Postgres, testServer.err = servers.StartPostgres(ctx, servers.PostgresOptions{}); testServer.err == nil {
+		if testServer.Postgres, testServer.err = servers.StartPostgres(ctx, servers.PostgresOptions{Settings: quick}); testServer.err == nil {
 			testServer.err = prepareServer(ctx, testServer.Postgres)
 		}
 	})
