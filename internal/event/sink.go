@@ -116,9 +116,9 @@ func (s *Sink) Locate(ctx context.Context) error {
 // others moved it meanwhile.
 const maxRefreshes = 10
 
-// position asks the store where it stands. A log that others trim is looked at
-// between two answers that are the same: then what it has and what the store
-// has are of one moment.
+// position asks the store where it stands. A log that others write and trim is
+// looked at between two answers: one that does not fit is believed only if both are
+// the same, since then what the log has and what the store has are of one moment.
 func (s *Sink) position(ctx context.Context) (next uint64, known bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.CommitTimeout)
 	defer cancel()
@@ -134,6 +134,9 @@ func (s *Sink) position(ctx context.Context) (next uint64, known bool, err error
 		before := next
 		if next, known, err = s.askPosition(ctx); err != nil || next == before {
 			return next, known, err
+		}
+		if s.o.Log.First() <= next && next <= s.o.Log.Next() {
+			return next, known, nil
 		}
 	}
 	return 0, false, fmt.Errorf("the store's position in %s moves while it is looked for: another instance writes it", s.o.Advice.Name)

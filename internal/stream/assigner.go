@@ -90,18 +90,18 @@ func (o AssignerOptions) withDefaults() (AssignerOptions, error) {
 // Run is the goroutine that decides; each owned partition has one more that runs
 // its sink and two that watch it.
 type Assigner struct {
-	o         AssignerOptions
-	rotation  int           // where this instance begins to look for partitions
-	ended     chan struct{} // has room for one: an owner has ended
-	self      *lease.Keeper // Run's own: that this instance lives
-	failures  map[int]int   // Run's own: how often in a row the sink of a partition failed
-	restUntil map[int]time.Time
+	o        AssignerOptions
+	rotation int           // where this instance begins to look for partitions
+	ended    chan struct{} // has room for one: an owner has ended
+	self     *lease.Keeper // Run's own: that this instance lives
+	failures map[int]int   // Run's own: how often in a row the sink of a partition failed
 
-	mu      sync.Mutex     // guards what follows
-	owners  map[int]*owner // by partition
-	changed chan struct{}  // closed and replaced at every commit
-	err     error          // of the last round
-	failing map[int]error  // why the sink of a partition ended here
+	mu        sync.Mutex        // guards what follows
+	owners    map[int]*owner    // by partition
+	changed   chan struct{}     // closed and replaced at every commit
+	err       error             // of the last round
+	failing   map[int]error     // why the sink of a partition ended here
+	restUntil map[int]time.Time // until when a partition is left to others; Run writes it
 }
 
 // NewAssigner returns an Assigner; Run starts it.
@@ -155,16 +155,40 @@ func (a *Assigner) Run(ctx context.Context) error {
 // giveBack ends everything that is owned, and says that this instance is gone.
 func (a *Assigner) giveBack() {
 	a.release(a.Owned())
+	a.unregister()
+	a.reap()
+}
+
+// reachable says why this instance could sink nothing, if that is so: then it must
+// not count among those that share the partitions.
+func (a *Assigner) reachable(ctx context.Context) error {
+	if err := a.o.Broker.Err(); err != nil {
+		return err
+	}
+	if a.self != nil && len(a.failures) == 0 || len(a.Owned()) > 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.interval())
+	defer cancel()
+	_, err := a.o.Broker.State(ctx, a.rotation)
+	return err
+}
+
+// unregister says that this instance shares no partitions.
+func (a *Assigner) unregister() {
 	if a.self != nil {
 		a.self.Close()
 		a.self = nil
 	}
-	a.reap()
 }
 
 // round looks at who lives and what is free, and takes or gives back.
 func (a *Assigner) round(ctx context.Context) error {
 	a.reap()
+	if err := a.reachable(ctx); err != nil {
+		a.unregister()
+		return err
+	}
 	if err := a.register(ctx); err != nil {
 		return err
 	}
@@ -215,10 +239,7 @@ func (a *Assigner) register(ctx context.Context) error {
 	if a.self != nil && a.self.Held() {
 		return nil
 	}
-	if a.self != nil {
-		a.self.Close()
-		a.self = nil
-	}
+	a.unregister()
 	k, l, err := lease.Take(ctx, a.keeperOptions(a.sinkers()+a.o.Instance))
 	if err == nil && k == nil {
 		err = fmt.Errorf("the lease %s is %s's", l.Name, l.Holder)
@@ -330,6 +351,10 @@ func (a *Assigner) Probe() error {
 	defer a.mu.Unlock()
 	errs := []error{a.err}
 	for n, err := range a.failing {
+		o := a.owners[n]
+		if o != nil && o.sink.Load() != nil || a.o.Now().After(a.restUntil[n].Add(a.o.LeaseTTL)) {
+			continue // it sinks again, here or elsewhere
+		}
 		errs = append(errs, fmt.Errorf("partition %d: %w", n, err))
 	}
 	for n, o := range a.owners {
