@@ -35,6 +35,10 @@ import (
 // deadline.
 const requestTimeout = 10 * time.Second
 
+// firstPatience is how long the first answer to a question is waited for before it
+// is put again.
+const firstPatience = 2 * time.Second
+
 // Bus is a connection to a broker; it implements bus.Bus.
 type Bus struct {
 	options   Options
@@ -78,8 +82,8 @@ func New(o Options) (*Bus, error) {
 		natsgo.ReconnectJitter(o.ReconnectWait/2, o.ReconnectWait/2),
 		natsgo.ReconnectBufSize(-1), // fail at once rather than queue for a broker that is away
 		natsgo.Timeout(5*time.Second),
-		natsgo.PingInterval(5*time.Second),
-		natsgo.MaxPingsOutstanding(2),
+		natsgo.PingInterval(3*time.Second),
+		natsgo.MaxPingsOutstanding(2), // a connection that is silent for 9 s is lost
 		natsgo.ConnectHandler(b.onConnect),
 		natsgo.ReconnectHandler(b.onConnect),
 		natsgo.DisconnectErrHandler(b.onDisconnect),
@@ -176,7 +180,8 @@ func (b *Bus) Ping(ctx context.Context) error {
 }
 
 // ask puts a question to the broker, and gives it up when the connection is lost:
-// the answer would not come.
+// the answer would not come. A cluster that is choosing a leader loses questions,
+// so one that is not answered is put again; all of ours may be.
 func (b *Bus) ask(ctx context.Context, question func(context.Context) error) error {
 	b.mu.Lock()
 	live := b.live
@@ -185,11 +190,17 @@ func (b *Bus) ask(ctx context.Context, question func(context.Context) error) err
 	defer cancel()
 	stop := context.AfterFunc(live, cancel)
 	defer stop()
-	err := question(ctx)
-	if errors.Is(err, context.Canceled) && live.Err() != nil {
-		return natsgo.ErrDisconnected
+	for patience := firstPatience; ; patience *= 2 {
+		try, done := context.WithTimeout(ctx, patience)
+		err := question(try)
+		done()
+		switch {
+		case errors.Is(err, context.Canceled) && live.Err() != nil:
+			return natsgo.ErrDisconnected
+		case !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+			return err
+		}
 	}
-	return err
 }
 
 // bounded returns ctx with a deadline.
