@@ -9,6 +9,8 @@ import (
 
 	"millrace/internal/bus"
 	"millrace/internal/bus/nats"
+	"millrace/internal/servers"
+	"millrace/internal/servers/servertest"
 )
 
 // BenchmarkRoundTrip is a message published, delivered and acknowledged through a
@@ -16,17 +18,30 @@ import (
 // and 3 every message goes to so many groups.
 func BenchmarkRoundTrip(b *testing.B) {
 	for _, groups := range []int{1, 3} {
-		b.Run(fmt.Sprintf("groups=%d", groups), func(b *testing.B) { roundTrip(b, groups) })
+		b.Run(fmt.Sprintf("groups=%d", groups), func(b *testing.B) {
+			s, err := nats.StartServer(nats.ServerOptions{StoreDir: b.TempDir()})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(s.Close)
+			roundTrip(b, nats.Options{Server: s}, groups)
+		})
 	}
 }
 
-func roundTrip(b *testing.B, groups int) {
-	s, err := nats.StartServer(nats.ServerOptions{StoreDir: b.TempDir()})
-	if err != nil {
-		b.Fatal(err)
+// BenchmarkRoundTripOfACluster is the same with three brokers, which write to disk
+// before they answer, or every two minutes, which is NATS's own default.
+func BenchmarkRoundTripOfACluster(b *testing.B) {
+	for _, interval := range []string{"always", "2m"} {
+		b.Run("sync="+interval, func(b *testing.B) {
+			c := servertest.NATS(b, servers.NATSOptions{Nodes: 3, SyncInterval: interval})
+			roundTrip(b, nats.Options{URL: c.URL(), User: c.User(), Password: c.Password(), Replicas: 3}, 1)
+		})
 	}
-	b.Cleanup(s.Close)
-	conn := open(b, nats.Options{Server: s})
+}
+
+func roundTrip(b *testing.B, o nats.Options, groups int) {
+	conn := open(b, o)
 	b.Cleanup(func() { _ = conn.Close() })
 	var left atomic.Int64
 	left.Store(int64(b.N * groups))
