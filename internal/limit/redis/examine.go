@@ -195,10 +195,10 @@ func role(info map[string]string) Check {
 	return check
 }
 
-// fields reads the answer to INFO.
+// fields reads the answer to INFO, which may begin with the kind of text it is.
 func fields(text string) map[string]string {
 	m := make(map[string]string)
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(strings.TrimPrefix(text, "txt:")) {
 		if name, value, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":"); ok {
 			m[name] = value
 		}

@@ -129,7 +129,10 @@ func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
 		return nil, err
 	}
 	c, err := rueidis.NewClient(r.clientOption())
-	if err != nil {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && r.o.TLS != nil:
+		return nil, fmt.Errorf("redis at %s: it does not answer in TLS within %s; if it does not speak TLS there, switch TLS off or give its TLS port: %w", strings.Join(r.o.Addresses, ", "), r.o.DialTimeout, err)
+	case err != nil:
 		return nil, r.explain(err)
 	}
 	r.mu.Lock()
@@ -203,8 +206,6 @@ func (r *Redis) explain(err error) error {
 		advice = "it wants a password; set the user and the password"
 	case says("NOPERM"):
 		advice = fmt.Sprintf("the user may not do that; allow it +@read +@write +@scripting +@connection +time +info +cluster, on ~%s:limit:*", r.o.Prefix)
-	case says("first record does not look like a TLS handshake"):
-		advice = "it does not speak TLS there; switch TLS off, or give its TLS port"
 	case says("certificate"):
 		advice = "its certificate is not trusted; give the authority that signed it, and connect by a name that is in it"
 	case says("DB index is out of range"):
