@@ -24,3 +24,13 @@ func setUserTimeout(network, _ string, raw syscall.RawConn) error {
 	}
 	return err
 }
+
+// diskSpace returns the free and total bytes of the disk that has a path; ok is false
+// if the path is not there.
+func diskSpace(path string) (free, total int64, ok bool) {
+	var s syscall.Statfs_t
+	if syscall.Statfs(path, &s) != nil {
+		return 0, 0, false
+	}
+	return int64(s.Bavail) * int64(s.Bsize), int64(s.Blocks) * int64(s.Bsize), true
+}
