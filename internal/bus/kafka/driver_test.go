@@ -127,16 +127,27 @@ func TestCredentialsAreAskedForAndNeverTold(t *testing.T) {
 			o := kafka.Options{Brokers: c.ListenAddrs(), Username: "shop", Password: "right-one", Mechanism: mechanism}
 			publish(t, openFor(t, o), message("m"))
 			o.Password = "wrong-one"
-			bad := openFor(t, o)
-			for what, err := range map[string]error{"Ping": bad.Ping(t.Context()), "Publish": bad.Publish(t.Context(), []bus.Message{message("m")})} {
-				if !errors.Is(err, bus.ErrUnavailable) || !errors.Is(err, kerr.SaslAuthenticationFailed) || !strings.Contains(err.Error(), "check the user") {
-					t.Errorf("%s with a wrong password: got %v, want ErrUnavailable because of authentication, and what to do", what, err)
-				}
-				if strings.Contains(fmt.Sprint(err), "wrong-one") {
-					t.Errorf("the error tells the password: %v", err)
-				}
-			}
+			wantRefused(t, openFor(t, o), nil) // kfake ends the connection, as old brokers do
+			c.ControlKey(int16(kmsg.SASLAuthenticate), func(r kmsg.Request) (kmsg.Response, error, bool) {
+				c.KeepControl()
+				answer := r.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+				answer.ErrorCode = kerr.SaslAuthenticationFailed.Code
+				return answer, nil, true
+			})
+			wantRefused(t, openFor(t, o), kerr.SaslAuthenticationFailed)
 		})
+	}
+}
+
+func wantRefused(t *testing.T, b *kafka.Bus, cause error) {
+	t.Helper()
+	for what, err := range map[string]error{"Ping": b.Ping(t.Context()), "Publish": b.Publish(t.Context(), []bus.Message{message("m")})} {
+		if !errors.Is(err, bus.ErrUnavailable) || (cause != nil && !errors.Is(err, cause)) || !strings.Contains(err.Error(), "check the user") {
+			t.Errorf("%s with a wrong password: got %v, want ErrUnavailable because of %v, and what to do", what, err, cause)
+		}
+		if strings.Contains(fmt.Sprint(err), "wrong-one") {
+			t.Errorf("the error tells the password: %v", err)
+		}
 	}
 }
 

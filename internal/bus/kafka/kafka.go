@@ -31,6 +31,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -148,6 +149,9 @@ func (b *Bus) failed(tried string, err error) error {
 		return fmt.Errorf("the broker refused to %s: %w%s", tried, err, advice)
 	} else if advice != "" {
 		return fmt.Errorf("%s: %w (%s): %w%s", tried, bus.ErrUnavailable, b.where(), err, advice)
+	}
+	if errors.Is(err, io.EOF) && b.options.Username != "" {
+		return fmt.Errorf("%s: %w (%s): the brokers end the connection: check the user, the password, the mechanism and TLS: %w", tried, bus.ErrUnavailable, b.where(), err)
 	}
 	if cause := b.health.why(); cause != nil && !errors.Is(err, cause) {
 		return fmt.Errorf("%s: %w (%s): %w, last: %w", tried, bus.ErrUnavailable, b.where(), err, cause)
