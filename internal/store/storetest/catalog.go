@@ -29,6 +29,7 @@ func Catalog(t *testing.T, fresh func(t testing.TB) (catalog.Store, audit.Store)
 		{"every price is kept, newest first", productPrices},
 		{"a put names the version it has seen", productVersions},
 		{"of many puts of one version one wins", productRace},
+		{"batches of the same products at once, in any order, all come through", productCross},
 		{"one put that fails leaves the others", productOneFails},
 		{"puts of one product in one batch follow each other", productTwice},
 		{"a batch of thousands is put as a whole", productMany},

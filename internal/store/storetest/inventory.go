@@ -50,6 +50,7 @@ func Inventory(t *testing.T, fresh func(t testing.TB) *InventoryHarness) {
 		{"a key is free after its life", adjustKeyLife},
 		{"an adjustment out of range does nothing and leaves its key free", adjustRange},
 		{"adjustments and orders at a time lose nothing", adjustBesideOrders},
+		{"a crowd that adjusts one level at once is served", adjustCrowd},
 
 		{"an import sets and changes levels", importApplies},
 		{"an import that runs twice is applied once", importTwice},
@@ -58,6 +59,7 @@ func Inventory(t *testing.T, fresh func(t testing.TB) *InventoryHarness) {
 		{"import lines of one SKU follow each other", importOneSKU},
 		{"an import of a thousand lines is applied as a whole", importMany},
 		{"one import at a time from many is applied once", importRace},
+		{"imports of the same SKUs at once, in any order, all come through", importCross},
 		{"imports of different names and tenants are apart", importApart},
 		{"an import beside orders loses nothing", importBesideOrders},
 	} {

@@ -41,6 +41,7 @@ func Webhooks(t *testing.T, fresh func(t testing.TB) WebhooksStores) {
 		{"the backlog names endpoints with something due, by page", deliveryBacklog},
 		{"claims take what is due longest, each delivery once", deliveryClaims},
 		{"a claim that ends is claimed again", deliveryClaimEnds},
+		{"of many that claim at once none claims what another has", deliveryClaimRace},
 		{"outcomes are written, and stale ones are not", deliverySettle},
 		{"a delivery given up leaves a dead letter", deliveryLetter},
 		{"410 disables the endpoint that was tried", deliveryGone},
