@@ -26,7 +26,7 @@ GO ?= go
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/millrace (static, no C compiler needed)
@@ -35,6 +35,14 @@ build: ## Build bin/millrace (static, no C compiler needed)
 .PHONY: run
 run: build ## Build and run the server with its demo shop and data in ./millrace-data
 	bin/millrace serve --demo --data $(DATA) $(ARGS)
+
+.PHONY: cluster
+cluster: ## Build and start three instances on PostgreSQL, Redis and NATS behind nginx, in the background (PORT=8080)
+	$(GO) run ./scripts/cluster up
+
+.PHONY: cluster-down
+cluster-down: ## Stop the cluster and remove its data (KEEP=1 keeps it)
+	$(GO) run ./scripts/cluster down
 
 .PHONY: test
 test: ## Run every test with the race detector, crash tests included

@@ -71,7 +71,7 @@ func (h *home) become(runAs string) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return fmt.Errorf("user %s: %w", runAs, err)
 	}
-	if parent, ok := reachable(filepath.Dir(h.dir)); !ok {
+	if parent, ok := Reachable(filepath.Dir(h.dir)); !ok {
 		return fmt.Errorf("user %s cannot come to %s, because %s is closed to others: use another directory, for example below /var/tmp, or run as an ordinary user", runAs, h.dir, parent)
 	}
 	h.user = runAs
@@ -79,9 +79,10 @@ func (h *home) become(runAs string) error {
 	return h.own(h.dir)
 }
 
-// reachable reports whether every user may pass through a directory and those
-// above it, and else which one is closed.
-func reachable(dir string) (string, bool) {
+// Reachable reports whether every user may pass through a directory and those
+// above it, and else which one is closed: as root, PostgreSQL, RabbitMQ and nginx
+// run as users of their own, who must come to their directories.
+func Reachable(dir string) (string, bool) {
 	for {
 		info, err := os.Stat(dir)
 		if err != nil || info.Mode().Perm()&0o001 == 0 {

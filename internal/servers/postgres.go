@@ -137,11 +137,16 @@ func (p *Postgres) DSNFor(database string) string { return p.DSNAt(p.Addr(), dat
 // DSNAt is the URL of a database at another address, as that of a Proxy in front
 // of the server.
 func (p *Postgres) DSNAt(addr, database string) string {
+	return p.DSNAs(addr, database, postgresUser, p.password)
+}
+
+// DSNAs is the URL of a database for another user than the superuser.
+func (p *Postgres) DSNAs(addr, database, user, password string) string {
 	query := url.Values{"sslmode": {"disable"}}
 	if c := p.o.TLS; c != nil {
 		query = url.Values{"sslmode": {"verify-full"}, "sslrootcert": {c.CAFile}}
 	}
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(postgresUser, p.password), Host: addr, Path: "/" + database, RawQuery: query.Encode()}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(user, password), Host: addr, Path: "/" + database, RawQuery: query.Encode()}
 	return u.String()
 }
 
@@ -172,6 +177,36 @@ func (p *Postgres) DropDatabase(ctx context.Context, name string) error {
 	statement := "DROP DATABASE IF EXISTS " + pgx.Identifier{name}.Sanitize() + " WITH (FORCE)"
 	if err := p.execute(ctx, p.DSNFor("postgres"), statement); err != nil {
 		return fmt.Errorf("drop database %s: %w", name, err)
+	}
+	return nil
+}
+
+// CreateOwner creates a user that may log in and create roles, unless it exists,
+// gives it the password and makes it the owner of a database: the rights that
+// Millrace needs, and no more.
+func (p *Postgres) CreateOwner(ctx context.Context, user, password, database string) error {
+	c, err := pgx.Connect(ctx, p.DSNFor(database))
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	name := pgx.Identifier{user}.Sanitize()
+	var exists bool
+	if err := c.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", user).Scan(&exists); err != nil {
+		return err
+	}
+	verb := "CREATE"
+	if exists {
+		verb = "ALTER"
+	}
+	literal := "'" + strings.ReplaceAll(password, "'", "''") + "'"
+	for _, statement := range []string{
+		verb + " ROLE " + name + " LOGIN CREATEROLE PASSWORD " + literal,
+		"ALTER DATABASE " + pgx.Identifier{database}.Sanitize() + " OWNER TO " + name,
+	} {
+		if _, err := c.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("make %s the owner of database %s: %w", user, database, err)
+		}
 	}
 	return nil
 }
