@@ -296,4 +296,3 @@ func TestAnOwnerThatDiesIsReplacedAndNothingIsLostOrDoubled(t *testing.T) {
 	f.wait(a, l.acked, l.unknown)
 	stopDying()
 }
-
