@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
 	"sync"
 	"time"
@@ -107,4 +109,13 @@ func floorDiv(a, by int64) int64 {
 		d--
 	}
 	return d
+}
+
+// because adds to an error of a call whose context has ended that it has: what the
+// server says of it is only that the statement was cancelled.
+func because(ctx context.Context, err error) error {
+	if ended := ctx.Err(); err != nil && ended != nil && !errors.Is(err, ended) {
+		return fmt.Errorf("%w: %w", ended, err)
+	}
+	return err
 }

@@ -37,7 +37,7 @@ func (e *events) Append(ctx context.Context, b event.Batch) (inserted int, err e
 		inserted, err = e.appendTo(ctx, d, &b, booksOf(&b, own), s)
 		s.reset()
 		if sqlState(err) != stateUndefinedTable || again {
-			return inserted, err
+			return inserted, because(ctx, err)
 		}
 		e.forget(d) // retention has dropped the day since it was looked at
 	}

@@ -2,13 +2,11 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/event"
 	storesql "millrace/internal/store/sql"
@@ -36,7 +34,7 @@ func (e *events) Event(ctx context.Context, tenantID, id string) (found event.Ev
 		return newest.seq > 0
 	})
 	if err != nil {
-		return event.Event{}, in("look up an event", err)
+		return event.Event{}, in("look up an event", because(ctx, err))
 	}
 	if newest.seq == 0 {
 		return event.Event{}, event.ErrNotFound
@@ -115,8 +113,9 @@ func (e *events) searchDays(ctx context.Context, groups [][]day, key int64, look
 	for _, days := range groups {
 		pipe := &pgx.Batch{}
 		pipe.Queue(`BEGIN READ ONLY`)
-		// The planner thinks too little of the filters.
-		pipe.Queue(`SELECT set_config('enable_seqscan', 'off', true)`)
+		// The planner thinks too little of the filters, and to start helpers would take
+		// longer than all the rest.
+		pipe.Queue(`SELECT set_config('enable_seqscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`)
 		enough := false
 		for _, d := range days {
 			pipe.Queue(`SELECT tenant_id, coalesce(source, ''), id, received_ns, seq FROM `+d.of("events")+` WHERE id_key = $1`, key).Query(func(rows pgx.Rows) error {
@@ -132,11 +131,7 @@ func (e *events) searchDays(ctx context.Context, groups [][]day, key int64, look
 		pipe.Queue(`COMMIT`)
 		if err := conn.SendBatch(ctx, pipe).Close(); err != nil {
 			e.rollback(ctx, conn)
-			var pgErr *pgconn.PgError
-			if errors.As(err, &pgErr) || ctx.Err() == nil {
-				return err
-			}
-			return errors.Join(ctx.Err(), err)
+			return err
 		}
 		if enough {
 			return nil

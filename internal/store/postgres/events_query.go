@@ -41,7 +41,7 @@ func (e *events) Events(ctx context.Context, q event.Query) (page event.Page, er
 		err = e.newestFirst(ctx, p)
 	}
 	if err != nil {
-		return event.Page{}, in("query events", err)
+		return event.Page{}, in("query events", because(ctx, err))
 	}
 	return p.page(), nil
 }

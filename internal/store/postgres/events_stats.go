@@ -44,7 +44,7 @@ func (e *events) Stats(ctx context.Context, q event.StatsQuery) (series []event.
 		return nil
 	})
 	if err != nil {
-		return nil, in("query event stats", err)
+		return nil, in("query event stats", because(ctx, err))
 	}
 	return series, nil
 }

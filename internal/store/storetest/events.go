@@ -39,6 +39,7 @@ func Events(t *testing.T, fresh EventsFactory) {
 		{"queries agree with a model of random batches", queriesAgreeWithModel},
 		{"paging back has no gaps or doubles while rows arrive", pagingWhileRowsArrive},
 		{"a tail sees every event once, in order, across midnight", tailSeesEverything},
+		{"a tail of several logs misses none and doubles none", tailOfSeveralLogs},
 		{"large payloads take more pages, and all come", largePayloadsPage},
 		{"a rare type is found among many events", rareTypeIsFound},
 		{"a cursor that is not ours is refused", badCursorIsRefused},

@@ -424,3 +424,64 @@ func tenantsAreIsolated(t *testing.T, h *EventsHarness) {
 		}
 	}
 }
+
+// tailOfSeveralLogs follows two logs, of which one is appended in large batches of
+// events that were received long before those of the other.
+func tailOfSeveralLogs(t *testing.T, h *EventsHarness) {
+	ctx := testContext(t)
+	slow, quick := newFeed(h.Store, 1), newFeed(h.Store, 2)
+	var late, soon [][]event.Row
+	n := 0
+	rows := func(count int, at time.Time) []event.Row {
+		out := make([]event.Row, count)
+		for i := range out {
+			out[i] = row([]string{"demo", "demo", "rival"}[n%3], "t", fmt.Sprintf("%06d", n), at.Add(time.Duration(i)*time.Microsecond))
+			n++
+		}
+		return out
+	}
+	for i := range 12 {
+		late = append(late, rows(3000, monday.Add(time.Duration(i)*time.Second)))
+	}
+	for i := range 150 {
+		soon = append(soon, rows(20, dayAfter(1).Add(-time.Hour+time.Duration(i)*time.Minute)))
+	}
+	want := 0
+	for _, batches := range [][][]event.Row{late, soon} {
+		for _, rows := range batches {
+			for i := range rows {
+				if rows[i].TenantID == "demo" {
+					want++
+				}
+			}
+		}
+	}
+	a, b := appendInBackground(ctx, t, slow, late), appendInBackground(ctx, t, quick, soon)
+	seen, last := map[string]bool{}, map[bool]string{}
+	q := event.Query{TenantID: "demo", Limit: 333, Ascending: true}
+	for len(seen) < want {
+		p, err := h.Store.Events(ctx, q)
+		if err != nil {
+			t.Fatalf("after %d of %d events: %v", len(seen), want, err)
+		}
+		for _, e := range p.Events {
+			if seen[e.ID] {
+				t.Fatalf("the tail got event %s twice", e.ID)
+			}
+			seen[e.ID] = true
+			ofQuick := e.ReceivedAt.After(monday.Add(time.Hour))
+			if e.ID <= last[ofQuick] {
+				t.Fatalf("the tail got event %s after %s of the same log", e.ID, last[ofQuick])
+			}
+			last[ofQuick] = e.ID
+		}
+		if p.Next != "" {
+			q.Cursor = p.Next
+		}
+	}
+	a.Wait()
+	b.Wait()
+	if p, err := h.Store.Events(ctx, q); err != nil || len(p.Events) != 0 {
+		t.Errorf("behind the end: %d events, error %v", len(p.Events), err)
+	}
+}
