@@ -60,7 +60,7 @@ type Bus struct {
 	stop    context.CancelFunc // of the watch
 	watched chan struct{}      // closed when the watch has ended
 
-	furnishing sync.Mutex // one at a time creates topics
+	furnishing chan struct{} // has room for one: who creates topics
 	stock      *stock
 
 	mu            sync.Mutex          // guards what follows
@@ -83,7 +83,8 @@ func New(o Options) (*Bus, error) {
 		return nil, err
 	}
 	b := &Bus{options: o, names: topics{o.Prefix}, health: newHealth(o.Metrics), room: make(chan struct{}, o.MaxPublishing),
-		watched: make(chan struct{}), subscriptions: map[closer]struct{}{}}
+		furnishing: make(chan struct{}, 1),
+		watched:    make(chan struct{}), subscriptions: map[closer]struct{}{}}
 	b.stock = newStock(b)
 	b.client, err = kgo.NewClient(append(o.clientOptions(),
 		kgo.WithHooks(b.health),

@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -23,6 +24,13 @@ import (
 const serverVariable = "MILLRACE_TEST_BROKER"
 
 func TestMain(m *testing.M) {
+	if addr, ok := os.LookupEnv(victimVariable); ok {
+		if err := work(addr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if args, ok := os.LookupEnv(serverVariable); ok {
 		if err := serve(args); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -31,6 +39,67 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// victimVariable makes the test binary a member of a group that can be killed.
+const victimVariable = "MILLRACE_TEST_VICTIM"
+
+// work joins the group and never answers for a message, until standard input ends.
+func work(addr string) error {
+	b, err := kafka.New(quick(kafka.Options{Brokers: []string{addr}}))
+	if err != nil {
+		return err
+	}
+	_, err = b.Subscribe(context.Background(), bus.Group{Name: "workers", Subjects: []string{"orders.>"}, Concurrency: 4, AckWait: time.Hour, MaxAttempts: 5,
+		DeadLetter: func(context.Context, *bus.Delivery, error) error { return nil },
+	}, func(context.Context, *bus.Delivery) error {
+		fmt.Println("stuck")
+		select {}
+	})
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// victim is a member of a group in a process of its own.
+type victim struct {
+	process *exec.Cmd
+	out     *bufio.Reader
+}
+
+func startVictim(t testing.TB, addr string) *victim {
+	p := exec.Command(os.Args[0])
+	p.Env = append(os.Environ(), victimVariable+"="+addr)
+	p.Stderr = os.Stderr
+	stdin, err := p.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	v := &victim{process: p, out: bufio.NewReader(stdout)}
+	t.Cleanup(func() { v.kill(t); _ = stdin.Close() })
+	return v
+}
+
+// stuck waits until it has a message in its hands.
+func (v *victim) stuck(t testing.TB) {
+	t.Helper()
+	if _, err := v.out.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (v *victim) kill(testing.TB) {
+	_ = v.process.Process.Kill() // it may have ended
+	_ = v.process.Wait()         // says that it was killed
 }
 
 // serve runs a broker until standard input ends, so that it does not outlive the

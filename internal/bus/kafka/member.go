@@ -37,6 +37,7 @@ type place struct {
 type member struct {
 	s      *subscription
 	client *kgo.Client
+	kill   context.CancelFunc      // ends whatever the client still waits for
 	ids    map[string]kadm.TopicID // of the topics it reads
 	wake   chan struct{}           // has room for one: "something is due sooner"
 
@@ -56,8 +57,11 @@ func join(s *subscription) (*member, error) {
 		m.ids[t] = b.stock.id(t)
 	}
 	o := &b.options
+	life, kill := context.WithCancel(context.Background())
+	m.kill = kill
 	var err error
 	m.client, err = kgo.NewClient(append(o.clientOptions(),
+		kgo.WithContext(life),
 		kgo.ConsumerGroup(b.names.group(s.group.Name)),
 		kgo.ConsumeTopics(topics...),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
@@ -76,6 +80,7 @@ func join(s *subscription) (*member, error) {
 		kgo.FetchMaxWait(fetchWait),
 	)...)
 	if err != nil {
+		kill()
 		return nil, fmt.Errorf("the Kafka client of the group %s cannot be set up: %w", s.group.Name, err)
 	}
 	return m, nil

@@ -161,5 +161,6 @@ func (m *member) depart(list []*partition) {
 	if err := m.client.LeaveGroupContext(ctx); err != nil {
 		m.s.log.Debug("the broker was not told that a member leaves; its partitions go to others after the session timeout", "error", err, "timeout", m.s.bus.options.SessionTimeout.Round(time.Millisecond))
 	}
+	m.kill() // a broker that is silent is not waited for
 	m.client.CloseAllowingRebalance()
 }

@@ -16,7 +16,7 @@ import (
 	"millrace/internal/bus"
 )
 
-// maxRetryBytes and so on: what is broadcast is of no use a little later.
+// What is broadcast is of no use a little later.
 const (
 	broadcastBytes = 16 << 20
 	broadcastAge   = 10 * time.Minute
@@ -94,13 +94,7 @@ func (s *stock) saw(name string, id kadm.TopicID) (replaced bool) {
 // furnish creates the topics that are not there. With all set it asks for every
 // one of them, otherwise for those that have not been seen yet.
 func (b *Bus) furnish(ctx context.Context, all bool) error {
-	b.furnishing.Lock()
-	defer b.furnishing.Unlock()
-	names := b.stock.missing()
-	if all {
-		names = b.stock.names()
-	}
-	if len(names) == 0 {
+	if !all && len(b.stock.missing()) == 0 {
 		return nil
 	}
 	reaching, done, err := b.health.reach(ctx)
@@ -108,6 +102,19 @@ func (b *Bus) furnish(ctx context.Context, all bool) error {
 		return b.failed("look for the topics", err)
 	}
 	defer done()
+	select {
+	case b.furnishing <- struct{}{}:
+		defer func() { <-b.furnishing }()
+	case <-reaching.Done():
+		return b.failed("look for the topics", lost(reaching, reaching.Err()))
+	}
+	names := b.stock.missing()
+	if all {
+		names = b.stock.names()
+	}
+	if len(names) == 0 {
+		return nil // another has seen to it meanwhile
+	}
 	replaced := false
 	for {
 		absent, again, err := b.see(reaching, names)
@@ -214,7 +221,7 @@ func (b *Bus) recheck(ctx context.Context) {
 	if !used {
 		return // nobody has needed them yet
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pingWithin) // the next ping waits for it
 	defer cancel()
 	if err := b.furnish(ctx, true); err != nil && ctx.Err() == nil && !errors.Is(err, bus.ErrUnavailable) {
 		b.options.Logger.Error("the topics could not be looked at", "error", err)
