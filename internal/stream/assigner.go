@@ -94,7 +94,9 @@ type Assigner struct {
 	rotation int           // where this instance begins to look for partitions
 	ended    chan struct{} // has room for one: an owner has ended
 	self     *lease.Keeper // Run's own: that this instance lives
-	failures map[int]int   // Run's own: how often in a row the sink of a partition failed
+	// cutOffSince is Run's own: since when the stream cannot be reached, zero if it can.
+	cutOffSince time.Time
+	failures    map[int]int // Run's own: how often in a row the sink of a partition failed
 
 	mu        sync.Mutex        // guards what follows
 	owners    map[int]*owner    // by partition
@@ -174,6 +176,19 @@ func (a *Assigner) reachable(ctx context.Context) error {
 	return err
 }
 
+// cutOff gives everything back once the stream has been out of reach for as long
+// as a dead instance would keep it: others may reach it.
+func (a *Assigner) cutOff() {
+	now := a.o.Now()
+	if a.cutOffSince.IsZero() {
+		a.cutOffSince = now
+	}
+	if now.Sub(a.cutOffSince) >= a.o.LeaseTTL || len(a.Owned()) == 0 {
+		a.release(a.Owned())
+		a.unregister()
+	}
+}
+
 // unregister says that this instance shares no partitions.
 func (a *Assigner) unregister() {
 	if a.self != nil {
@@ -186,9 +201,10 @@ func (a *Assigner) unregister() {
 func (a *Assigner) round(ctx context.Context) error {
 	a.reap()
 	if err := a.reachable(ctx); err != nil {
-		a.unregister()
+		a.cutOff()
 		return err
 	}
+	a.cutOffSince = time.Time{}
 	if err := a.register(ctx); err != nil {
 		return err
 	}

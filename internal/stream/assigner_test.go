@@ -227,7 +227,7 @@ func TestWhoCannotReachTheStreamSharesNoPartitions(t *testing.T) {
 			t.Fatalf("the second has %d partitions", n)
 		}
 		cut.set(func() { cut.away = errAway })
-		time.Sleep(20 * time.Second)
+		time.Sleep(30 * time.Second)
 		if err := two.Probe(); !errors.Is(err, errAway) {
 			t.Errorf("the probe says %v", err)
 		}
