@@ -276,12 +276,13 @@ func TestWhatIsSunkIsTrimmedAndTheReaderHoldsNoMoreThanItMay(t *testing.T) {
 		}
 		p.Close()
 		i := startInstance(t, AssignerOptions{Broker: b, Leases: newMemLeases(), Instance: "one", NewSink: newSink(store)})
-		changed := i.Changed()
-		<-changed
 		time.Sleep(10 * time.Second)
 		if s, _ := b.State(t.Context(), 0); s.First != 101 || len(store.stored()) != 51 {
 			t.Errorf("%d events are stored, %+v", len(store.stored()), s)
 		}
+		changed := i.Changed()
+		b.add(0, m)
+		<-changed
 		i.stop(t)
 	})
 }
