@@ -16,7 +16,7 @@ import (
 	"millrace/internal/servers/servertest"
 )
 
-// patience bounds every wait; only a failing test uses it up.
+// patience bounds every wait: only a failing test uses it up.
 const patience = 60 * time.Second
 
 // shared is the server of tests that do not stop it.
@@ -69,6 +69,21 @@ func (p *place) Start(t testing.TB, empty bool) {
 	if err := restart(within(t)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// dial opens a connection and channel beside those of a Bus.
+func (p *place) dial(t testing.TB) *amqp.Channel {
+	t.Helper()
+	c, err := amqp.Dial(p.server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	ch, err := c.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ch
 }
 
 // queues returns the names of the place's queues that the suite uses and are
