@@ -3,8 +3,6 @@ package postgres
 import (
 	"context"
 	"crypto/tls"
-	stdsql "database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strconv"
@@ -14,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
 
 	storesql "millrace/internal/store/sql"
 )
@@ -119,11 +116,6 @@ func poolConfig(o *Options, dsn string, conns int) (*pgxpool.Config, error) {
 func configureConn(o *Options, c *pgx.ConnConfig) {
 	c.ConnectTimeout = o.ConnectTimeout
 	c.DialFunc = dialer(o.ConnectTimeout, o.StatementTimeout+stallMargin)
-	// A statement whose caller has gone is cancelled on the server, and the connection
-	// is used on.
-	c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
-	}
 	p := c.RuntimeParams
 	p["application_name"] = applicationName(o.Instance)
 	p["statement_timeout"] = millis(o.StatementTimeout)
@@ -153,6 +145,12 @@ func ownerPool(ctx context.Context, o *Options, conns int) (*pgxpool.Pool, error
 	c, err := poolConfig(o, o.DSN, conns)
 	if err != nil {
 		return nil, err
+	}
+	// A statement whose caller has gone is cancelled on the server, and its answer
+	// waited for: what was committing then has a known outcome. (The other pools' are
+	// cancelled too, and give up the connection.)
+	c.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
 	}
 	return pgxpool.NewWithConfig(ctx, c)
 }
@@ -189,31 +187,3 @@ func setTenant(ctx context.Context, conn *pgx.Conn) (keep bool, err error) {
 	data[tenantOfConn] = tenantID
 	return true, nil
 }
-
-// sqlPool returns a pool of database/sql over the pools that pick answers with, one
-// for each connection that is asked for; where that one has none to give, over
-// otherwise, if it is not nil. It keeps no connection itself.
-func sqlPool(pick func(ctx context.Context) *pgxpool.Pool, otherwise *pgxpool.Pool) *stdsql.DB {
-	db := stdsql.OpenDB(connector{pick, otherwise})
-	db.SetMaxIdleConns(0)
-	return db
-}
-
-// connector lends connections of pools.
-type connector struct {
-	pick      func(ctx context.Context) *pgxpool.Pool
-	otherwise *pgxpool.Pool
-}
-
-// Connect takes a connection out of a pool; closing it puts it back.
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	pool := c.pick(ctx)
-	conn, err := stdlib.GetPoolConnector(pool).Connect(ctx)
-	if err != nil && c.otherwise != nil && pool != c.otherwise && ctx.Err() == nil {
-		return stdlib.GetPoolConnector(c.otherwise).Connect(ctx)
-	}
-	return conn, err
-}
-
-// Driver implements driver.Connector.
-func (connector) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
