@@ -73,17 +73,16 @@ type Node struct {
 // errNoManagement says that there is nobody to ask.
 var errNoManagement = errors.New("no management URL is configured: the number of nodes and their alarms are unknown")
 
-// Examine finds out how the broker is set up. It waits for a connection until ctx
-// ends, or for 10 s if that has no deadline.
+// Examine finds out how the broker is set up, until ctx ends, or for 10 s if that
+// has no deadline.
 func (b *Bus) Examine(ctx context.Context) Facts {
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	f := Facts{VHost: b.options.VHost,
 		ConsumerTimeout: "unknown: the protocol does not tell; the default is 30 min (see rabbitmqctl environment, consumer_timeout)"}
-	s := b.publishing.await(ctx.Done())
-	if s == nil {
-		_, err := b.publishing.current()
-		f.Unreachable = b.failed("examine the broker", orCause(err, ctx.Err()))
+	s, err := b.publishing.current()
+	if err != nil {
+		f.Unreachable = b.failed("examine the broker", err)
 		return f
 	}
 	f.Broker = s.addr
@@ -92,7 +91,7 @@ func (b *Bus) Examine(ctx context.Context) Facts {
 	f.Cluster, _ = s.conn.Properties["cluster_name"].(string)
 	f.TLS = s.conn.ConnectionState().HandshakeComplete
 	f.Heartbeat = s.conn.Config.Heartbeat
-	err := b.publishing.ask(ctx, func(s *session) error { return s.with(b.declareExchanges) })
+	err = b.publishing.ask(ctx, func(s *session) error { return s.with(b.declareExchanges) })
 	f.Permissions = b.failed("create the exchanges", err)
 	if err == nil {
 		answers := make(chan time.Duration, 1) // the question may run on when it is given up
@@ -105,13 +104,6 @@ func (b *Bus) Examine(ctx context.Context) Facts {
 	f.Blocked = s.why()
 	f.Nodes, f.Management = b.nodes(ctx)
 	return f
-}
-
-func orCause(err, cause error) error {
-	if err == nil {
-		return cause
-	}
-	return err
 }
 
 // probe sends a message through a quorum queue of its own.
