@@ -30,7 +30,7 @@ for server in "$@"; do
 	postgresql) packages="$packages postgresql" units="$units postgresql" ;;
 	redis) packages="$packages redis-server" units="$units redis-server" ;;
 	rabbitmq) packages="$packages rabbitmq-server" units="$units rabbitmq-server epmd" ;;
-	nginx) packages="$packages nginx-light" units="$units nginx" ;;
+	nginx) packages="$packages nginx" units="$units nginx" ;;
 	esac
 done
 [ -n "$packages" ] || exit 0

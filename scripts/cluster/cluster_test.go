@@ -53,18 +53,18 @@ func ask(t *testing.T, method, url, token, body string) (int, string) {
 
 func TestAClusterComesUpLosesAnInstanceAndGoesDown(t *testing.T) {
 	// Not t.TempDir: the servers' users must be able to come there.
-	dir, err := os.MkdirTemp("", "millrace-cluster-")
+	base, err := os.MkdirTemp("", "millrace-cluster-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(base) })
 	port, release, err := servers.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
 	release()
-	dir = filepath.Join(dir, "c")
-	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+	dir := filepath.Join(base, "c")
+	if err := os.Chmod(base, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	env := map[string]string{"DIR": dir, "PORT": fmt.Sprint(port)}
