@@ -73,14 +73,15 @@ func (b *bucket) cut(e *Entry, at, heard time.Time) bool {
 	return true
 }
 
-// apply takes over what the store answered.
-func (b *bucket) apply(e *Entry, at time.Time) {
+// apply takes over what the store answered. It counts as of when it was asked: what
+// was spent here since comes on top, and what has flowed back since goes off.
+func (b *bucket) apply(e *Entry, began, _ time.Time) {
 	b.share.acknowledge(e.Total)
-	b.see(int64(at.Sub(b.rates.start)), e.Used, e.Total)
+	b.see(int64(began.Sub(b.rates.start)), e.Used, e.Total)
 }
 
-// see sets the view: used of the bucket of all is as it was told at now, with what
-// this instance had spent up to total.
+// see sets the view: so much of the bucket of all was used at now, with what this
+// instance had spent up to total.
 func (b *bucket) see(now int64, used time.Duration, total int64) {
 	for {
 		old := b.fullAt.Load()

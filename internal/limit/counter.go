@@ -112,9 +112,9 @@ func (c *counter) cut(e *Entry, at, _ time.Time) bool {
 }
 
 // apply takes over what the store answered.
-func (c *counter) apply(e *Entry, at time.Time) {
+func (c *counter) apply(e *Entry, _, ended time.Time) {
 	c.share.acknowledge(e.Total)
-	c.see(e, int64(at.Sub(c.windows.start)), e.Total)
+	c.see(e, int64(ended.Sub(c.windows.start)), e.Total)
 }
 
 // see sets the view to what e was answered at now, with what this instance had

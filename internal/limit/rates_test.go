@@ -318,72 +318,23 @@ millrace_limit_refusals_total{kind="rate",limit="events"} 2
 }
 
 func TestACallAllocatesNothing(t *testing.T) {
-	r := testRates(t, RatesOptions{Default: Rate{PerSecond: 1000}})
-	r.Spend("demo", 1)
-	var buf [64]byte
-	if n := testing.AllocsPerRun(1000, func() {
-		r.Allow("demo")
-		d := r.Spend("demo", 1)
-		d.AppendRateLimit(buf[:0])
-	}); n != 0 {
-		t.Errorf("%v allocations, want none", n)
+	shared, err := NewSyncer(SyncerOptions{Store: newMemory()})
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-func BenchmarkRates(b *testing.B) {
-	keys := make([]string, 1000)
-	for i := range keys {
-		keys[i] = fmt.Sprint("tenant-", i)
-	}
-	r := testRates(b, RatesOptions{Default: Rate{PerSecond: 1e9, Burst: 1e9}})
-	b.Run("allow and spend, one key", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			r.Allow("tenant-1")
-			r.Spend("tenant-1", 100)
-		}
-	})
-	b.Run("allow and spend, 1000 keys, parallel", func(b *testing.B) {
-		b.ReportAllocs()
-		b.RunParallel(func(pb *testing.PB) {
-			for i := 0; pb.Next(); i++ {
-				key := keys[i%len(keys)]
-				r.Allow(key)
-				r.Spend(key, 100)
+	var buf [128]byte
+	for name, o := range map[string]*Syncer{"alone": nil, "shared": shared} {
+		rates := testRates(t, RatesOptions{Default: Rate{PerSecond: 1000}, Shared: o})
+		quota := testWindows(t, WindowsOptions{Default: Quota{Limit: 1000, Window: time.Hour}, Shared: o})
+		for kind, l := range map[string]limiter{"rate": rates, "quota": quota, "both": NewPolicies(rates, quota)} {
+			l.Spend("demo", 1)
+			if n := testing.AllocsPerRun(1000, func() {
+				l.Allow("demo")
+				d := l.Spend("demo", 1)
+				d.AppendRateLimit(buf[:0])
+			}); n != 0 {
+				t.Errorf("%s, %s: %v allocations, want none", kind, name, n)
 			}
-		})
-	})
-	unlimited := testRates(b, RatesOptions{})
-	b.Run("allow and spend, unlimited", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			unlimited.Allow("tenant-1")
-			unlimited.Spend("tenant-1", 100)
 		}
-	})
-	// The baseline is what one would write first: a map under a mutex.
-	type simple struct {
-		tokens float64
-		last   time.Time
 	}
-	var mu sync.Mutex
-	buckets := map[string]*simple{}
-	b.Run("baseline: map under a mutex, 1000 keys, parallel", func(b *testing.B) {
-		b.RunParallel(func(pb *testing.PB) {
-			for i := 0; pb.Next(); i++ {
-				for range 2 {
-					mu.Lock()
-					s := buckets[keys[i%len(keys)]]
-					if s == nil {
-						s = &simple{}
-						buckets[keys[i%len(keys)]] = s
-					}
-					now := time.Now()
-					s.tokens = min(1e9, s.tokens+now.Sub(s.last).Seconds()*1e9) - 50
-					s.last = now
-					mu.Unlock()
-				}
-			}
-		})
-	})
 }

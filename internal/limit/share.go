@@ -96,6 +96,6 @@ type member interface {
 	// cut fills e with what the store is to know, and returns false if the key was
 	// evicted. At is now; heard is the end of the last outage, zero if there was none.
 	cut(e *Entry, at, heard time.Time) bool
-	// apply takes the answer to e over.
-	apply(e *Entry, at time.Time)
+	// apply takes the answer to e over, of an exchange that began and ended then.
+	apply(e *Entry, began, ended time.Time)
 }

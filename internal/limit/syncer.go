@@ -343,7 +343,7 @@ func (s *Syncer) exchange(ctx context.Context, batch []member) error {
 	s.metrics.seconds.Observe(now.Sub(began).Seconds())
 	for i := range s.entries {
 		if s.entries[i].Done {
-			s.parts[i].apply(&s.entries[i], now)
+			s.parts[i].apply(&s.entries[i], began, now)
 		} else if s.parts[i].shared().queued.CompareAndSwap(false, true) {
 			s.enqueue(s.parts[i])
 		}
