@@ -86,6 +86,11 @@ var (
 	ErrLogTooLarge = errors.New("the record is larger than a message of the stream may be")
 )
 
+// ErrFramesMissing is wrapped by an error of Frames that stand where the log has
+// nothing any more. If others sink the same log, they may have brought it into the
+// store and trimmed it.
+var ErrFramesMissing = errors.New("records are missing")
+
 // Advice says of a log how it is called and what to do when something is wrong
 // with it. The zero value is that of the write-ahead log.
 type Advice struct {

@@ -199,6 +199,14 @@ func (s *Sink) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case errors.Is(err, ErrFramesMissing):
+			before := s.Committed()
+			if moved := s.relocate(ctx); moved != nil {
+				return moved
+			}
+			if ctx.Err() == nil && s.Committed() == before {
+				return err // nobody has brought them into the store
+			}
 		case errors.Is(err, errReposition):
 			if err := s.relocate(ctx); err != nil {
 				return err

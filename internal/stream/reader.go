@@ -49,6 +49,10 @@ func (e *GapError) Error() string {
 	return fmt.Sprintf("the messages %d to %d of %s are missing: somebody deleted them, or the servers lost them", e.From, e.To-1, e.Name)
 }
 
+// Unwrap returns event.ErrFramesMissing: if another instance sinks the partition,
+// it may have stored and trimmed them.
+func (e *GapError) Unwrap() error { return event.ErrFramesMissing }
+
 func (r *reader) receive(ctx context.Context, from uint64) {
 	defer close(r.done)
 	o := &r.p.o

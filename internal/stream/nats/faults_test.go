@@ -273,7 +273,7 @@ func TestTwoOwnersOfOnePartitionStoreEverythingOnce(t *testing.T) {
 	l.end()
 	f.wait(a, l.acked, l.unknown)
 	if len(a.Owned()) != 1 || len(other.Owned()) != 1 {
-		t.Errorf("the test is about two owners, there are %v and %v", a.Owned(), other.Owned())
+		t.Errorf("the test is about two owners, there are %v and %v: %v, %v", a.Owned(), other.Owned(), a.Probe(), other.Probe())
 	}
 }
 
