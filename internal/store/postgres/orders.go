@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"millrace/internal/order"
 )
@@ -21,13 +22,14 @@ import (
 //
 // Locks are taken in one order everywhere: orders, keys, stock.
 type orders struct {
-	db     *DB
-	faults faults
+	db       *DB
+	patience time.Duration // resolveTime
+	faults   faults
 }
 
 var _ order.Store = (*orders)(nil)
 
-func newOrders(db *DB) (*orders, error) { return &orders{db: db}, nil }
+func newOrders(db *DB) (*orders, error) { return &orders{db: db, patience: resolveTime}, nil }
 
 // Orders returns the store of orders.
 func (db *DB) Orders() order.Store { return db.orders }
@@ -93,6 +95,8 @@ func (o *orders) transact(ctx context.Context, n int, part func(lo, hi int) batc
 			if try >= maxTries || ctx.Err() != nil {
 				return fmt.Errorf("given up after %d tries: %w", try, err)
 			}
+		case ctx.Err() != nil:
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err) // the server says only that it was cancelled
 		case !errors.Is(err, order.ErrData) || inParts:
 			return err
 		case n == 1:

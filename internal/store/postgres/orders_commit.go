@@ -53,8 +53,7 @@ type evidence struct {
 type hotTx struct {
 	o *orders
 	c *hotConn
-	// begun says that a BEGIN was sent; xid is then known. Otherwise all that is
-	// written goes with commit.
+	// begun says that a BEGIN was sent; otherwise commit sends it with all the rest.
 	begun bool
 	xid   string
 }
@@ -102,24 +101,22 @@ func (t *hotTx) commit(ctx context.Context, p *pipeline, proof evidence) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, cancel)
 	defer stop()
-	sending, skip := *p, 0
+	all := &pipeline{}
 	if !t.begun {
-		sending.calls = append([]call{{s: sqlXid, each: t.noteXid}}, p.calls...)
+		all.do(sqlBegin)
+		all.read(sqlXid, t.noteXid)
 	}
+	before := len(all.calls)
+	all.calls = append(all.calls, p.calls...)
+	all.do(sqlCommit)
 	pipe := t.c.pg.StartPipeline(bounded)
-	if !t.begun {
-		first := pipeline{calls: sending.calls[:1]}
-		rest := pipeline{calls: sending.calls[1:]}
-		first.send(t.c, pipe)
+	all.send(t.c, pipe, 0, before)
+	if before > 0 {
 		pipe.SendFlushRequest()
-		rest.send(t.c, pipe)
-		if err := t.awaitXid(pipe, &sending.calls[0]); err != nil {
-			return closePipe(pipe, err)
-		}
-		skip = 1
-	} else {
-		sending.calls = append(p.calls[:len(p.calls):len(p.calls)], call{s: sqlCommit})
-		sending.send(t.c, pipe)
+	}
+	all.send(t.c, pipe, before, len(all.calls)-1)
+	if err := t.awaitXid(pipe, all.calls[:before]); err != nil {
+		return closePipe(pipe, err)
 	}
 	if err := t.o.mayCommit(); err != nil {
 		t.abandon(ctx, pipe)
@@ -129,27 +126,30 @@ func (t *hotTx) commit(ctx context.Context, p *pipeline, proof evidence) error {
 		t.abandon(ctx, pipe)
 		return fmt.Errorf("nothing was committed: %w", context.Cause(ctx))
 	}
-	return t.settle(ctx, pipe, &sending, skip, proof)
+	t.begun = true
+	all.send(t.c, pipe, len(all.calls)-1, len(all.calls))
+	return t.settle(ctx, pipe, all, before, proof)
 }
 
-// awaitXid sends what is queued and waits for the first answer.
-func (t *hotTx) awaitXid(pipe *pgconn.Pipeline, first *call) error {
+// awaitXid sends what is queued and reads the answers to the first statements.
+func (t *hotTx) awaitXid(pipe *pgconn.Pipeline, first []call) error {
 	if err := pipe.Flush(); err != nil {
 		return err
 	}
-	got, err := pipe.GetResults()
-	if err != nil {
-		return err
+	for i := range first {
+		got, err := pipe.GetResults()
+		if err != nil {
+			return err
+		}
+		rows, ok := got.(*pgconn.ResultReader)
+		if !ok {
+			return errors.New("the server did not tell the transaction's id")
+		}
+		if failed, each := first[i].consume(rows); failed != nil || each != nil {
+			return errors.Join(failed, each)
+		}
 	}
-	rows, ok := got.(*pgconn.ResultReader)
-	if !ok {
-		return errors.New("the server did not tell the transaction's id")
-	}
-	failed, each := first.consume(rows)
-	if failed != nil {
-		return failed
-	}
-	return each
+	return nil
 }
 
 // abandon ends a transaction whose commit was not asked for, by ending its
@@ -176,7 +176,7 @@ func (t *hotTx) settle(ctx context.Context, pipe *pgconn.Pipeline, p *pipeline, 
 		}
 		return fmt.Errorf("%w: commit: %w", order.ErrUnknownOutcome, err)
 	case synced:
-		t.rollback(ctx) // of a transaction that was begun
+		t.rollback(ctx)
 		return err
 	}
 	done, unknown := t.o.resolve(ctx, t.xid, proof)
@@ -204,10 +204,10 @@ func (o *orders) committed() error {
 }
 
 // resolve finds out whether a transaction was committed. It waits while the server
-// is still at it, or cannot be reached, for resolveTime; the error says that it did
+// is still at it, or cannot be reached, while its patience lasts; the error says that it did
 // not find out.
 func (o *orders) resolve(ctx context.Context, xid string, proof evidence) (committed bool, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.patience)
 	defer cancel()
 	tick := time.NewTicker(resolvePoll)
 	defer tick.Stop()
@@ -218,9 +218,9 @@ func (o *orders) resolve(ctx context.Context, xid string, proof evidence) (commi
 			return true, nil
 		case status == "aborted":
 			return false, nil
-		case asked != nil:
+		case asked != nil && (err == nil || ctx.Err() == nil): // not that the time is over, if more is known
 			err = asked
-		default:
+		case asked == nil:
 			err = fmt.Errorf("the transaction is %s", status)
 		}
 		select {

@@ -25,7 +25,7 @@ func ordersHarness(t testing.TB) *storetest.OrdersHarness {
 	h.PutStock = func(t testing.TB, key order.ShelfKey, onHand int64) { putStock(t, db, key, onHand) }
 	h.Stock = func(t testing.TB, key order.ShelfKey) storetest.Stock { return stockOf(t, db, key) }
 	h.DropStock = func(t testing.TB, key order.ShelfKey) {
-		mustExec(t, db, `DELETE FROM stock WHERE tenant_id = $1 AND sku = $2`, key.TenantID, key.SKU)
+		exec(t, db, `DELETE FROM stock WHERE tenant_id = $1 AND sku = $2`, key.TenantID, key.SKU)
 	}
 	h.Reopen = func(t testing.TB) {
 		if err := db.Close(); err != nil {
@@ -47,7 +47,7 @@ func failOnce(hook *func() error) {
 	}
 }
 
-func mustExec(t testing.TB, db *DB, query string, args ...any) {
+func exec(t testing.TB, db *DB, query string, args ...any) {
 	t.Helper()
 	if _, err := db.hot.Exec(t.Context(), query, args...); err != nil {
 		t.Fatal(err)
@@ -60,7 +60,7 @@ func putProduct(t testing.TB, db *DB, key order.ShelfKey, p storetest.Product) {
 	if p.Inactive {
 		active = 0
 	}
-	mustExec(t, db, `INSERT INTO products (tenant_id, sku, version, active, amount, currency, category, names, descriptions, attributes, created_ns, updated_ns)
+	exec(t, db, `INSERT INTO products (tenant_id, sku, version, active, amount, currency, category, names, descriptions, attributes, created_ns, updated_ns)
 		VALUES ($1, $2, 1, $3, $4, $5, '', '{}', '{}', '', $6, $6)
 		ON CONFLICT (tenant_id, sku) DO UPDATE SET active = excluded.active, amount = excluded.amount, currency = excluded.currency`,
 		key.TenantID, key.SKU, active, p.Price, p.Currency, now)
@@ -68,7 +68,7 @@ func putProduct(t testing.TB, db *DB, key order.ShelfKey, p storetest.Product) {
 
 func putStock(t testing.TB, db *DB, key order.ShelfKey, onHand int64) {
 	t.Helper()
-	mustExec(t, db, `INSERT INTO stock AS s (tenant_id, sku, on_hand, reserved, version, updated_ns) VALUES ($1, $2, $3, 0, 1, $4)
+	exec(t, db, `INSERT INTO stock AS s (tenant_id, sku, on_hand, reserved, version, updated_ns) VALUES ($1, $2, $3, 0, 1, $4)
 		ON CONFLICT (tenant_id, sku) DO UPDATE SET on_hand = excluded.on_hand, version = s.version + 1`, key.TenantID, key.SKU, onHand, time.Now().UnixNano())
 }
 

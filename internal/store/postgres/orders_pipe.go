@@ -133,18 +133,18 @@ func refusedBy(err error, s *statement, states ...string) bool {
 	return len(states) == 0
 }
 
-// send queues the pipeline's statements on the connection.
-func (p *pipeline) send(c *hotConn, pipe *pgconn.Pipeline) {
-	for i := range p.calls {
+// send queues some of the pipeline's statements on the connection.
+func (p *pipeline) send(c *hotConn, pipe *pgconn.Pipeline, from, to int) {
+	for i := from; i < to; i++ {
 		pipe.SendQueryStatement(c.at[p.calls[i].s], p.calls[i].args, binary1(), binary1())
 	}
 }
 
 // run sends the statements, waits for all answers and hands their rows over. Unless
-// a transaction was begun they are one, and committed.
+// a transaction was begun they are one of their own.
 func (c *hotConn) run(ctx context.Context, p *pipeline) error {
 	pipe := c.pg.StartPipeline(ctx)
-	p.send(c, pipe)
+	p.send(c, pipe, 0, len(p.calls))
 	err := pipe.Sync()
 	if err == nil {
 		err, _ = p.answers(pipe, 0)

@@ -30,10 +30,12 @@ const depthCap = 100_000
 //
 // Sequences come in blocks, from one sequence of the database for all instances and
 // lanes. Each lane has a block of its own, so that its rows are without gaps and
-// are removed in few ranges.
+// are removed in few runs.
 type outboxRows struct {
 	db      *DB
 	written [len(laneNames)]chan struct{}
+
+	adoption adoption // of AdoptOutbox's goroutine
 
 	mu    sync.Mutex
 	next  [len(laneNames)]int64 // the sequence given out next
@@ -43,7 +45,7 @@ type outboxRows struct {
 var _ outbox.Store = (*outboxRows)(nil)
 
 func newOutbox(db *DB) (*outboxRows, error) {
-	x := &outboxRows{db: db}
+	x := &outboxRows{db: db, adoption: adoption{now: time.Now}}
 	for n := range laneNames {
 		x.written[n] = make(chan struct{}, 1)
 	}
@@ -57,8 +59,7 @@ var (
 	sqlOutboxBlock  = &statement{"outbox block", `SELECT nextval('outbox_blocks')`}
 	sqlInsertOutbox = &statement{"insert outbox", `INSERT INTO outbox (lane, seq, tenant_id, subject, id, at_ns, trace, data, owner)
 		SELECT *, $9::text FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bytea[])`}
-	sqlRemoveOutbox = &statement{"remove from outbox", `DELETE FROM outbox AS o USING unnest($3::bigint[], $4::bigint[]) AS k (first, last)
-		WHERE o.lane = $1::text AND o.owner = $2::text AND o.seq BETWEEN k.first AND k.last`}
+	sqlRemoveOutbox = &statement{"remove from outbox", `DELETE FROM outbox WHERE lane = $1::text AND owner = $2::text AND seq BETWEEN $3::bigint AND $4::bigint`}
 )
 
 // blockSize is how many sequences a block has. What a process does not use of it
@@ -188,9 +189,9 @@ func (x *outboxRows) Remove(ctx context.Context, lane outbox.Lane, seqs []int64)
 	runs := runsOf(seqs)
 	err = x.db.holdHot(ctx, func(c *hotConn) error {
 		p := &pipeline{}
-		p.do(sqlRemoveOutbox, text(string(lane)), text(x.db.o.Instance),
-			numbers(len(runs), func(i int) int64 { return runs[i][0] }),
-			numbers(len(runs), func(i int) int64 { return runs[i][1] }))
+		for _, run := range runs {
+			p.do(sqlRemoveOutbox, text(string(lane)), text(x.db.o.Instance), number(run[0]), number(run[1]))
+		}
 		return c.run(ctx, p)
 	})
 	if err != nil {

@@ -68,7 +68,10 @@ CREATE TABLE products (
     updated_ns   BIGINT NOT NULL,
     PRIMARY KEY (tenant_id, sku)
 );
-CREATE INDEX products_by_category ON products (tenant_id, category, sku);
+-- The tenant does not come first in an index that stands beside a primary key which
+-- begins with it: before the table has been analyzed, the planner takes the two for
+-- equally good ways to one row, and may read all of a tenant's through this one.
+CREATE INDEX products_by_category ON products (category, tenant_id, sku);
 
 CREATE TABLE product_prices (
     tenant_id       TEXT COLLATE "C" NOT NULL,
@@ -139,8 +142,9 @@ CREATE TABLE orders (
     last_error      TEXT COLLATE "C" NOT NULL,
     PRIMARY KEY (tenant_id, id)
 );
-CREATE INDEX orders_by_customer ON orders (tenant_id, customer_id, id);
-CREATE INDEX orders_by_status ON orders (tenant_id, status, id);
+-- The tenant comes second for the reason given at products_by_category.
+CREATE INDEX orders_by_customer ON orders (customer_id, tenant_id, id);
+CREATE INDEX orders_by_status ON orders (status, tenant_id, id);
 -- Two, so that what is only waiting for its completion, which may be very much, is
 -- not in the way of what is being worked on.
 CREATE INDEX orders_due ON orders (next_attempt_ns) WHERE next_attempt_ns > 0 AND parked_ns = 0 AND status <> 'shipped';
@@ -160,7 +164,8 @@ CREATE TABLE order_history (
 );
 
 -- owner is the instance that wrote the row and hands it over; the rows of one that
--- is gone are given to another.
+-- is gone are given to another. A seq is given out once for all lanes and tenants;
+-- no constraint says so, which would cost every order two more entries of an index.
 CREATE TABLE outbox (
     lane      TEXT COLLATE "C" NOT NULL,
     seq       BIGINT NOT NULL,
@@ -170,12 +175,21 @@ CREATE TABLE outbox (
     at_ns     BIGINT NOT NULL,
     trace     TEXT COLLATE "C" NOT NULL,
     data      BYTEA NOT NULL,
-    owner     TEXT COLLATE "C" NOT NULL,
-    PRIMARY KEY (tenant_id, lane, seq)
+    owner     TEXT COLLATE "C" NOT NULL
 );
 CREATE INDEX outbox_by_owner ON outbox (lane, owner, seq);
 -- Numbers blocks of sequences: an instance takes one at a time.
 CREATE SEQUENCE outbox_blocks;
+
+-- What every order changes several times. A new version of a row finds room on its
+-- page; rows of stock are few and some are changed hundreds of times a second. What
+-- is dead is removed before there is much of it: the sum of dead rows is a matter of
+-- seconds here, whatever the size of the table, except where all indexes of a large
+-- one have to be read for it.
+ALTER TABLE stock SET (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE orders SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_vacuum_insert_threshold = -1);
 
 CREATE TABLE webhook_endpoints (
     tenant_id       TEXT COLLATE "C" NOT NULL,
