@@ -71,12 +71,14 @@ type SyncerOptions struct {
 //	at most r·T + B + (N-1)·(B + 3·r·L) + r·L + N·q
 //
 // where q is what may be in flight at once at one instance, since limits are
-// post-paid. The term (N-1)·B is all of a burst arriving at every instance within
-// one L; because an instance that has spent an eighth of the burst exchanges at
-// once (at most every Every/10), it takes 8 times the burst within Every/10 to come
-// near. With a window of limit Q it is (N-1)·min(Q, what arrives at an instance
-// within L). A key whose demand is at least its limit gets all of it wherever the
-// demand arrives: all at one instance, or spread.
+// post-paid. The term (N-1)·B stands for a whole burst that arrives at every instance
+// within one L. An instance that has spent an eighth of a burst does not wait for
+// Every but exchanges at once (Every/10 after the last time at the soonest), so what
+// one does not know of another is, where less than that arrives, B/8 and what arrives
+// there in Every/10 and an exchange. With a window of limit Q the excess is (N-1)
+// times the smaller of Q and what arrives at an instance within L, or likewise Q/8
+// and what arrives within Every/10. A key whose demand is at least its limit gets all
+// of it wherever the demand arrives, all at one instance or spread.
 //
 // Exact limits let through at most r·T + B, or Q, for units that cost one; what a
 // request costs beyond one unit is known after it, and comes on top for requests in

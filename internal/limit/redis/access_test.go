@@ -2,6 +2,7 @@ package redis
 
 import (
 	"crypto/tls"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -35,13 +36,22 @@ func TestWhoIsNotLetInIsToldWhatToDo(t *testing.T) {
 		{"no password", plain, func(o *Options) { o.Password = "" }, "it wants a password"},
 		{"a user who may only read", plain, func(o *Options) { o.Username, o.Password = "reader", "letmein-77" }, "the user may not do that; allow it"},
 		{"another database", plain, func(o *Options) { o.DB = 9 }, "it has no database 9"},
-		{"TLS where there is none", plain, func(o *Options) { o.TLS = trusting }, "if it does not speak TLS there, switch TLS off"},
+		{"TLS where there is none", plain, func(o *Options) { o.TLS, o.DialTimeout = trusting, time.Second }, "if it does not speak TLS there, switch TLS off"},
 		{"no TLS where there is", secure, nil, "switch TLS on"},
 		{"a certificate of a stranger", secure, func(o *Options) { o.TLS = &tls.Config{ServerName: "localhost"} }, "its certificate is not trusted"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := connectTo(t, c.server, c.change)
-			_, err := r.Beat(testContext(t), "a", time.Second)
+			r := connectTo(t, c.server, func(o *Options) {
+				o.DialTimeout = 10 * time.Second
+				if c.change != nil {
+					c.change(o)
+				}
+			})
+			// Some are let in and may do nothing.
+			err := r.Ping(testContext(t))
+			if err == nil {
+				_, err = r.Beat(testContext(t), "a", time.Second)
+			}
 			if c.want == "" {
 				if err != nil {
 					t.Errorf("got %v", err)
@@ -63,6 +73,7 @@ func TestNobodyListensAndThenSomebodyDoes(t *testing.T) {
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	before := runtime.NumGoroutine()
 	r := connectTo(t, server, nil)
 	if _, err := r.Beat(testContext(t), "a", time.Second); err == nil {
 		t.Fatal("nobody is there, and answers")
@@ -78,6 +89,8 @@ func TestNobodyListensAndThenSomebodyDoes(t *testing.T) {
 	if _, err := r.Beat(testContext(t), "a", time.Second); err != errClosed {
 		t.Errorf("after Close: got %v, want %v", err, errClosed)
 	}
+	// The server was started again, and is watched by one goroutine or two.
+	eventually(t, "its goroutines have ended", func() bool { return runtime.NumGoroutine() <= before+2 })
 }
 
 func TestAClusterWorksAsOneServerDoes(t *testing.T) {

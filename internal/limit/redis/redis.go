@@ -173,6 +173,16 @@ func (r *Redis) clientOption() rueidis.ClientOption {
 	return o
 }
 
+// Ping connects if there is no connection, and returns what keeps the server from
+// answering, if anything does.
+func (r *Redis) Ping(ctx context.Context) error {
+	c, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return r.explain(c.Do(ctx, c.B().Ping().Build()).Error())
+}
+
 // Close closes the connections. It may be called twice.
 func (r *Redis) Close() {
 	r.mu.Lock()
