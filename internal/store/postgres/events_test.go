@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -440,4 +441,16 @@ func TestAnIDThatTellsItsTimeIsLookedForOnItsDayFirst(t *testing.T) {
 func uuidV7At(at time.Time) string {
 	ms := at.UnixMilli()
 	return fmt.Sprintf("%08x-%04x-7000-8000-000000000000", ms>>16, ms&0xffff)
+}
+
+func TestARowReaderThatWasStoppedReadsNoRow(t *testing.T) {
+	r := &rowReader{rows: eventRows("demo", "a", 10_000, eventDay), seq: 1}
+	p := make([]byte, 1000)
+	if n, err := r.Read(p); n != len(p) || err != nil {
+		t.Fatalf("Read: %d, %v", n, err)
+	}
+	r.stop()
+	if n, err := r.Read(p); n != 0 || err != io.EOF {
+		t.Errorf("Read after stop: %d bytes, error %v; want none and EOF", n, err)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/event"
 )
@@ -142,15 +143,21 @@ func TestMaintenanceEndsAnAppendWhoseProcessStoppedSending(t *testing.T) {
 	if err := db.events.ensureDay(t.Context(), dayOf(eventDay)); err != nil {
 		t.Fatal(err)
 	}
-	hanging, err := db.hot.Acquire(t.Context())
+	// A process that is stopped notices no timeout of its own.
+	c, err := pgx.ParseConfig(db.o.DSN)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer hanging.Release()
+	c.RuntimeParams["application_name"] = applicationName("stopped")
+	hanging, err := pgx.ConnectConfig(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hanging.Close(context.Background())
 	block := make(chan struct{})
 	ended := make(chan error, 1)
 	go func() {
-		_, err := hanging.Conn().PgConn().CopyFrom(context.Background(), &stuckReader{block: block},
+		_, err := hanging.PgConn().CopyFrom(context.Background(), &stuckReader{block: block},
 			`COPY `+dayOf(eventDay).of("events")+` `+copyColumns)
 		ended <- err
 	}()
