@@ -35,5 +35,9 @@ func run() int {
 		Token:         app.Token,
 		LockData:      app.LockData,
 		StorePosition: app.StorePosition,
+		DrainLog:      app.DrainLog,
+		MigrateUp:     app.MigrateUp,
+		MigrateStatus: app.MigrateStatus,
+		Doctor:        app.Doctor,
 	})
 }

@@ -89,7 +89,7 @@ const offlineDrain = 10 * time.Second
 func (o *offline) release() error {
 	ctx, cancel := context.WithTimeout(context.Background(), offlineDrain)
 	defer cancel()
-	o.core.drain(ctx)
+	o.core.intake.Drain(ctx)
 	o.stop()
 	return errors.Join(<-o.ended, o.core.Close())
 }
@@ -99,7 +99,7 @@ func (o *offline) client() (*http.Client, string, func() error, error) {
 	if err != nil {
 		return nil, "", nil, errors.Join(err, o.release())
 	}
-	edge, err := o.core.newEdge(nil, authenticator, nil, nil, func() []string { return nil })
+	edge, err := o.core.newEdge(nil, authenticator, nil, func() []string { return nil })
 	if err != nil {
 		return nil, "", nil, errors.Join(err, o.release())
 	}
@@ -144,7 +144,7 @@ func Token(cfg *config.Config, r cli.TokenRequest) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	issuer, err := openIssuer(cfg, filepath.Join(dir, issuerName))
+	issuer, err := openIssuer(cfg, dir)
 	if err != nil {
 		return "", err
 	}

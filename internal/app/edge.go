@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -45,18 +44,17 @@ func noneIsNegative(n int) int {
 }
 
 // newEdge builds the HTTP edge on a core, and on works if there are any.
-func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, limits *limit.Metrics, tracer trace.Tracer, addresses func() []string) (*httpapi.Server, error) {
+func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, tracer trace.Tracer, addresses func() []string) (*httpapi.Server, error) {
 	h, e := &c.cfg.HTTP, &c.cfg.Events
-	rates, err := newRates(&e.Rate, limits)
+	rates, err := c.eventLimits()
 	if err != nil {
 		return nil, err
 	}
-	ordering := &c.cfg.Orders.Rate
-	orderRates, err := limit.NewRates(limit.RatesOptions{Name: "orders", Default: rateOf(ordering.PerSecond, ordering.Burst), Metrics: limits})
+	orderRates, err := c.orderLimits()
 	if err != nil {
 		return nil, err
 	}
-	bytes, err := limit.NewBytes("bodies", int64(h.MaxInflightBytes), limits)
+	bytes, err := limit.NewBytes("bodies", int64(h.MaxInflightBytes), c.limits)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +73,7 @@ func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, limits *li
 		HeaderTimeout: h.ReadHeaderTimeout, BodyTimeout: h.BodyTimeout, WriteTimeout: wait, IdleTimeout: h.IdleTimeout,
 		DrainDelay: h.DrainDelay, DrainTimeout: h.ShutdownTimeout,
 		Orders: c.shop.orders, Catalog: c.shop.catalog, Stock: c.shop.stock, Audit: c.shop.audit, Endpoints: c.shop.webhooks,
-		CatalogPublic: c.cfg.Catalog.Public, OrderRates: orderRates,
+		CatalogPublic: c.cfg.Catalog.Public, OrderRates: orderRates, ProbesOnly: !c.has(config.RoleAPI),
 	}
 	if w != nil {
 		o.Checks = append(o.Checks, httpapi.Check{Name: "bus", Jobs: []string{jobWork}, Probe: probeBus(c.bus)})
@@ -89,49 +87,14 @@ func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, limits *li
 	return httpapi.New(o)
 }
 
-// rateOf is a rate with the burst that the configuration's 0 stands for.
-func rateOf(perSecond, burst int) limit.Rate {
-	if burst == 0 {
-		burst = 2 * perSecond
-	}
-	return limit.Rate{PerSecond: float64(perSecond), Burst: int64(burst)}
-}
-
-func newRates(r *config.Rate, m *limit.Metrics) (*limit.Rates, error) {
-	perKey := make(map[string]limit.Rate, len(r.Tenants))
-	for tenant, t := range r.Tenants {
-		perKey[tenant] = rateOf(t.PerSecond, t.Burst)
-	}
-	return limit.NewRates(limit.RatesOptions{Name: "events", Default: rateOf(r.PerSecond, r.Burst), PerKey: perKey, Metrics: m})
-}
-
 // checks are what readiness asks.
 func (c *core) checks() []httpapi.Check {
 	return []httpapi.Check{
-		{Name: "log", Jobs: []string{jobEvents}, Probe: func(context.Context) error { return c.probeLog() }},
+		{Name: "log", Jobs: []string{jobEvents}, Probe: func(context.Context) error { return c.admit() }},
 		{Name: "store", Jobs: []string{jobRead, jobOrders}, Probe: c.db.Ping},
 		{Name: "orders", Jobs: []string{jobOrders}, Probe: func(context.Context) error { return c.shop.orders.Admit() }},
-		{Name: "sink", Jobs: []string{jobRead}, Probe: func(context.Context) error {
-			if c.sink.Err() != nil {
-				return errors.New("events cannot be written to the database, they wait in the log; see this server's log")
-			}
-			return nil
-		}},
+		{Name: "sink", Jobs: []string{jobRead}, Probe: func(context.Context) error { return c.intake.ProbeSink() }},
 	}
-}
-
-// fullPercent is the share of the backlog's bound at which readiness fails, so
-// that load balancers look elsewhere before events are refused.
-const fullPercent = 90
-
-func (c *core) probeLog() error {
-	if err := c.ingester.Admit(); err != nil {
-		return err
-	}
-	if backlog, bound := c.log.Backlog(), c.log.MaxBacklog(); backlog >= bound/100*fullPercent {
-		return fmt.Errorf("the backlog of the event log is at %d %% of its bound of %d bytes", backlog*100/bound, bound)
-	}
-	return nil
 }
 
 // newAuthenticator builds what judges credentials. Closing the core ends the

@@ -7,9 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"millrace/internal/config"
 	"millrace/internal/httpapi"
 	"millrace/internal/order"
 	"millrace/internal/payment"
@@ -30,7 +27,8 @@ type payments struct {
 	close   func() error
 }
 
-func openPayments(cfg *config.Payments, ledger string, logger *slog.Logger, registry prometheus.Registerer) (*payments, error) {
+func openPayments(c *core) (*payments, error) {
+	cfg, logger := &c.cfg.Payments, c.logger
 	p := &payments{logger: logger}
 	var provider payment.Provider
 	var err error
@@ -46,14 +44,14 @@ func openPayments(cfg *config.Payments, ledger string, logger *slog.Logger, regi
 		}
 		provider, p.close = p.stripe, func() error { p.stripe.Close(); return nil }
 	default:
-		p.sandbox, err = sandbox.Open(sandbox.Options{Path: ledger, Notify: p.noticed(logger)})
+		p.sandbox, err = sandbox.Open(sandbox.Options{Path: c.dir.file(sandboxName), Notify: p.noticed(logger)})
 		if err != nil {
 			return nil, err
 		}
 		provider, p.close = p.sandbox, p.sandbox.Close
 	}
 	p.guard, err = payment.NewGuard(provider, payment.GuardOptions{Timeout: cfg.Timeout, MaxConcurrent: cfg.MaxConcurrent,
-		Logger: logger, Metrics: payment.NewMetrics(registry)})
+		Logger: logger, Metrics: payment.NewMetrics(c.registry)})
 	if err != nil {
 		return nil, errors.Join(err, p.close())
 	}

@@ -5,26 +5,95 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 
+	"millrace/internal/cli"
+	"millrace/internal/config"
 	"millrace/internal/event"
-	"millrace/internal/store/sqlite"
+	"millrace/internal/wal"
 )
 
-// StorePosition returns the sequence of the first record of a log that is not
-// in the store of a data directory, 0 if the store has never seen that log. The
-// caller holds the directory's lock.
-func StorePosition(ctx context.Context, dataDir, logID string) (next uint64, err error) {
+// toolInstance is the name under which commands that are no server use a database
+// that they share with servers.
+const toolInstance = "millrace-command"
+
+// StorePosition returns the sequence of the first record of a log that is not in
+// the store, 0 if the store has never seen that log. The embedded store is that of
+// dataDir, whose lock the caller holds.
+func StorePosition(ctx context.Context, cfg *config.Config, dataDir, logID string) (next uint64, err error) {
 	var id event.LogID
 	raw, err := hex.DecodeString(logID)
 	if err != nil || len(raw) != len(id) {
 		return 0, fmt.Errorf("%q is no id of a log", logID)
 	}
 	copy(id[:], raw)
-	db, err := sqlite.Open(ctx, sqlite.Options{Dir: dataDir})
+	db, err := openStorage(ctx, cfg, dataDir, toolInstance, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	next, _, err = db.Events().Position(ctx, id)
 	return next, err
+}
+
+// DrainLog brings what a log holds into the store of cfg, and changes nothing in
+// the log but what a sink does. It takes the lock of dataDir if there is one.
+func DrainLog(ctx context.Context, cfg *config.Config, log, dataDir string, told func(cli.DrainProgress)) (done cli.DrainProgress, err error) {
+	if cfg.Store.Driver == "sqlite" {
+		return done, errors.New("the embedded database belongs to one log: start a server on the data directory instead, or name a PostgreSQL database with store.driver and MILLRACE_STORE__POSTGRES__DSN")
+	}
+	if dataDir != "" {
+		release, err := LockData(dataDir)
+		if err != nil {
+			return done, err
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
+	logger := slog.New(slog.DiscardHandler)
+	db, err := openStorage(ctx, cfg, dataDir, toolInstance, logger, nil)
+	if err != nil {
+		return done, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	l, err := wal.Open(ctx, wal.Options{Dir: log, SegmentBytes: int64(cfg.Events.SegmentBytes), MaxBacklogBytes: int64(cfg.Events.BacklogMaxBytes),
+		MaxQueuedBytes: int64(cfg.Events.QueueMaxBytes), ReserveBytes: 1, Logger: logger})
+	if err != nil {
+		return done, err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	return drain(ctx, cfg, l, db, told)
+}
+
+// drain sinks until the store has all of a log that gets nothing more.
+func drain(ctx context.Context, cfg *config.Config, l *wal.Log, db *storage, told func(cli.DrainProgress)) (done cli.DrainProgress, err error) {
+	e := &cfg.Events
+	sink, err := event.NewSink(event.SinkOptions{Log: l, Store: db.Events(), DeadLetters: db.DeadLetters(),
+		MaxBatchRows: e.Sink.MaxBatchRows, MaxBatchBytes: int64(e.Sink.MaxBatchBytes), Exact: e.Dedupe.Mode == "exact", ExactDays: e.Dedupe.ExactDays})
+	if err != nil {
+		return done, err
+	}
+	if err := sink.Locate(ctx); err != nil {
+		return done, err
+	}
+	first := sink.Committed()
+	done.Records = l.Next() - first
+	runCtx, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- sink.Run(runCtx) }()
+	for err == nil && sink.Committed() < l.Next() {
+		changed := sink.Changed()
+		done.Done = sink.Committed() - first
+		told(done)
+		select {
+		case <-changed:
+		case err = <-ended:
+			ended <- err
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	stop()
+	err = errors.Join(err, <-ended)
+	done.Done = sink.Committed() - first
+	return done, err
 }

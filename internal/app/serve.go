@@ -164,8 +164,8 @@ func (p *process) serve(ctx context.Context, c *core, w *works, began time.Time,
 		select {
 		case <-groupCtx.Done():
 			return nil
-		case <-c.log.Failed():
-			return fmt.Errorf("the event log failed and this process ends, so that a restart can recover it: %w", c.log.Err())
+		case <-c.intake.Failed():
+			return fmt.Errorf("the event log failed and this process ends, so that a restart can recover it: %w", c.intake.Err())
 		case err := <-coreEnded:
 			coreEnded <- err // for the way down
 			return err
@@ -186,7 +186,7 @@ func (p *process) serve(ctx context.Context, c *core, w *works, began time.Time,
 	err = errors.Join(err, <-worksEnded)
 	drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sinkDrain)
 	defer cancel()
-	c.drain(drainCtx)
+	c.intake.Drain(drainCtx)
 	stopCore()
 	err = errors.Join(err, <-coreEnded)
 	p.logger.Info("stopped", "error", err)
@@ -218,8 +218,7 @@ func (p *process) listenAll(c *core, w *works) (_ *listeners, err error) {
 			l.close()
 		}
 	}()
-	limits := limit.NewMetrics(c.registry)
-	connections, err := limit.NewConnections("api", int64(c.cfg.HTTP.MaxConnections), limits)
+	connections, err := limit.NewConnections("api", int64(c.cfg.HTTP.MaxConnections), c.limits)
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +226,10 @@ func (p *process) listenAll(c *core, w *works) (_ *listeners, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l.edge, err = c.newEdge(w, authenticator, limits, p.tracer(), func() []string { return []string{l.api.Addr().String()} })
+	if err := c.openLimits(); err != nil {
+		return nil, err
+	}
+	l.edge, err = c.newEdge(w, authenticator, p.tracer(), func() []string { return []string{l.api.Addr().String()} })
 	if err != nil {
 		return nil, err
 	}

@@ -85,7 +85,7 @@ func (c *core) openWebhooks() (err error) {
 // openLetters opens what operators do with dead letters of every kind.
 func (c *core) openLetters(context.Context) error {
 	c.letters = deadletter.NewService(c.db.DeadLetters(), redriver{
-		events: event.Redriver{Ingester: c.ingester, Store: c.db.Events(), Commits: c.sink}, core: c,
+		events: event.Redriver{Ingester: c.ingester, Store: c.db.Events(), Commits: c.intake}, core: c,
 	}, time.Now, c.logger).WithAudit(c.shop.audit)
 	return nil
 }

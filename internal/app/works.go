@@ -10,15 +10,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"millrace/internal/bus"
-	"millrace/internal/bus/nats"
+	"millrace/internal/config"
 	"millrace/internal/event"
 	"millrace/internal/fulfilment"
 	"millrace/internal/order"
 	"millrace/internal/outbox"
 )
-
-// busName is the embedded broker's directory in the data directory.
-const busName = "bus"
 
 // webhookLease is the least time that a delivery is left to who has claimed it,
 // a third of it.
@@ -50,7 +47,7 @@ func openWorks(c *core) (_ *works, err error) {
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if w.payments, err = openPayments(&c.cfg.Payments, c.dir.file(sandboxName), c.logger, c.registry); err != nil {
+	if w.payments, err = openPayments(c); err != nil {
 		return nil, err
 	}
 	w.closers = append(w.closers, w.payments.close)
@@ -65,7 +62,7 @@ func openWorks(c *core) (_ *works, err error) {
 	if err := w.openRelays(); err != nil {
 		return nil, err
 	}
-	if !c.cfg.Orders.Workers.Enabled {
+	if !c.cfg.Orders.Workers.Enabled || !c.has(config.RoleWorker) {
 		return w, nil
 	}
 	w.dispatcher = fulfilment.NewDispatcher(c.shop.webhooks)
@@ -85,27 +82,6 @@ func (w *works) close() error {
 	}
 	w.closers = nil
 	return all
-}
-
-func (w *works) openBus() error {
-	c, n := w.core, &w.core.cfg.Bus.NATS
-	o := nats.Options{URL: n.URL, User: n.User, Password: n.Password.Reveal(), Token: n.Token.Reveal(), CredentialsFile: n.CredsFile, CAFile: n.TLS.CAFile,
-		MaxBytes: int64(n.StoreMaxBytes) / 2, Logger: c.logger, Metrics: nats.NewMetrics(c.registry)}
-	if n.URL == "" {
-		server, err := nats.StartServer(nats.ServerOptions{StoreDir: c.dir.file(busName), MaxStoreBytes: int64(n.StoreMaxBytes), Logger: c.logger})
-		if err != nil {
-			return err
-		}
-		w.closers = append(w.closers, func() error { server.Close(); return nil })
-		o.Server = server
-	}
-	b, err := nats.New(o)
-	if err != nil {
-		return err
-	}
-	c.bus = b
-	w.closers = append(w.closers, b.Close)
-	return nil
 }
 
 // Pauses of the relays between batches. What goes to the event log costs a sync

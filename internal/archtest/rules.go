@@ -38,9 +38,9 @@ func MillraceRules() Rules {
 		BannedNames: []string{"util", "utils", "common", "helper", "helpers", "model", "models", "service", "services", "manager", "managers", "misc", "shared"},
 		TestSupport: []string{
 			"internal/store/storetest/...", "internal/bus/bustest/...", "internal/payment/paymenttest/...", "internal/wal/vfs/faultfs/...",
-			"internal/torture/...", "test/...",
+			"internal/torture/...", "internal/stream/streamtest/...", "internal/servers/servertest/...", "test/...",
 		},
-		TestInternal: []string{"internal/store/...", "internal/bus/...", "internal/wal/...", "internal/coalesce"},
+		TestInternal: []string{"internal/store/...", "internal/bus/...", "internal/stream/...", "internal/servers", "internal/wal/...", "internal/coalesce"},
 		// A component takes its metrics as one struct built from a registerer, so
 		// everyone may know Prometheus' types.
 		AnyVendor: []string{"github.com/prometheus/client_golang/prometheus"},
@@ -113,7 +113,9 @@ func blockRules() []Rule {
 		{For: []string{"internal/wal"}, Internal: []string{"internal/wal/...", "internal/coalesce"}, Vendor: []string{"golang.org/x/sys", "golang.org/x/sync"}, Deny: []string{"net/http", "database/sql"}, Why: why},
 		{For: []string{"internal/wal/..."}, Internal: []string{"internal/wal/..."}, Vendor: []string{"golang.org/x/sys", "golang.org/x/sync"}, Deny: []string{"net/http", "database/sql"}, Why: why},
 		{For: []string{"internal/coalesce", "internal/memindex"}, Vendor: []string{"github.com/puzpuzpuz/xsync/v4"}, Deny: []string{"net/http", "database/sql"}, Why: why},
-		{For: []string{"internal/limit/..."}, Internal: []string{"internal/limit/..."}, Vendor: pure, Deny: []string{"database/sql"}, NoHTTPServer: true, Why: why},
+		{For: []string{"internal/lease"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: why},
+		{For: []string{"internal/limit"}, Internal: []string{"internal/limit/..."}, Vendor: append([]string{"github.com/redis/rueidis"}, pure...), Deny: []string{"database/sql"}, NoHTTPServer: true, Why: why},
+		{For: []string{"internal/limit/..."}, Internal: []string{"internal/limit/..."}, Vendor: append([]string{"github.com/redis/rueidis"}, pure...), Deny: []string{"database/sql"}, NoHTTPServer: true, Why: why},
 		{For: []string{"internal/cache/..."}, Internal: []string{"internal/cache/..."}, Vendor: []string{"github.com/maypok86/otter/v2", "github.com/redis/rueidis", "golang.org/x/sync"}, Deny: []string{"database/sql"}, NoHTTPServer: true, Why: why},
 		{For: []string{"internal/audit"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: why},
 		{For: []string{"internal/outbox", "internal/deadletter"}, Internal: []string{"internal/bus", "internal/audit"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: "it knows the bus port and its own store interface, not what travels through it"},
@@ -135,12 +137,15 @@ func domainTypes() []string {
 // adapterRules are for what connects the domain to a technology.
 func adapterRules() []Rule {
 	const why = "an adapter knows its port, the domain's types and its one client library"
-	storeTypes := append(domainTypes(), "internal/outbox")
+	storeTypes := append(domainTypes(), "internal/outbox", "internal/lease", "internal/payment/sandbox")
+	streamParts := []string{"internal/stream/...", "internal/event/...", "internal/deadletter", "internal/wal", "internal/coalesce", "internal/lease"}
 	return []Rule{
 		{For: []string{"internal/store/sql"}, Internal: storeTypes, Deny: []string{"net/http", "modernc.org", "github.com/jackc"}, Why: "statements that both dialects share know neither of them"},
 		{For: []string{"internal/store/sqlite/..."}, Internal: append([]string{"internal/store/sqlite/...", "internal/store/sql", "internal/coalesce"}, storeTypes...), Vendor: []string{"modernc.org/sqlite", "modernc.org/libc", "github.com/pressly/goose/v3", "golang.org/x/sync", "golang.org/x/sys"}, Deny: []string{"net/http"}, Why: why},
-		{For: []string{"internal/store/postgres/..."}, Internal: append([]string{"internal/store/postgres/...", "internal/store/sql"}, storeTypes...), Vendor: []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "golang.org/x/sync"}, Deny: []string{"net/http"}, Why: why},
+		{For: []string{"internal/store/postgres/..."}, Internal: append([]string{"internal/store/postgres/...", "internal/store/sql"}, storeTypes...), Vendor: []string{"github.com/jackc/pgx/v5", "github.com/google/uuid", "github.com/pressly/goose/v3", "golang.org/x/sync", "golang.org/x/sys"}, Deny: []string{"net/http"}, Why: why},
 		{For: []string{"internal/store/storetest"}, Internal: storeTypes, Vendor: []string{"github.com/google/go-cmp", "github.com/google/uuid"}, Deny: []string{"modernc.org", "github.com/jackc"}, Why: "the conformance suite is the same for every store, so it knows none"},
+		{For: []string{"internal/stream"}, Internal: streamParts, Vendor: append([]string{"github.com/klauspost/compress"}, pure...), Deny: sqlAndBrokers, NoHTTPServer: true, Why: "the replicated log of events is a port: adapters know brokers"},
+		{For: []string{"internal/stream/..."}, Internal: streamParts, Vendor: []string{"github.com/nats-io", "github.com/twmb/franz-go", "github.com/google/go-cmp", "github.com/google/uuid"}, Deny: []string{"database/sql"}, Why: why},
 		{For: []string{"internal/bus"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: "the bus is a port: adapters know brokers"},
 		{For: []string{"internal/bus/bustest"}, Internal: []string{"internal/bus"}, Vendor: []string{"github.com/google/go-cmp"}, Deny: sqlAndBrokers, Why: "the conformance suite is the same for every broker, so it knows none"},
 		{For: []string{"internal/bus/nats/..."}, Internal: []string{"internal/bus", "internal/bus/nats/..."}, Vendor: []string{"github.com/nats-io"}, Deny: []string{"database/sql"}, Why: why},
@@ -179,7 +184,9 @@ func outerRules() []Rule {
 		{For: []string{"cmd/..."}, Internal: []string{"internal/cli", "internal/app"}, Vendor: []string{"github.com/mattn/go-isatty"}, Deny: sqlAndBrokers, Why: "main is wiring and exit codes"},
 		{For: []string{"internal/archtest"}, Why: "the rules must not depend on what they judge"},
 		{For: []string{"internal/blackbox"}, Vendor: []string{"github.com/prometheus", "golang.org/x/sys"}, Deny: sqlAndBrokers, StrictTests: true, Why: "it starts the real binary and looks at it from outside only"},
-		{For: []string{"internal/torture/...", "test/..."}, Internal: []string{"internal/torture/...", "test/...", "internal/blackbox", "internal/load"}, Vendor: []string{"..."}, Why: "a crash test runs the real binary and sees it from outside"},
-		{For: []string{"bench/..."}, Internal: []string{"bench/...", "internal/blackbox", "internal/load", "internal/event/...", "internal/coalesce", "internal/store/...", "internal/wal/..."}, Vendor: []string{"..."}, Deny: []string{"internal/app", "internal/httpapi"}, Why: "a benchmark runs the real binary, and its baselines may be built from parts of it"},
+		{For: []string{"internal/servers/..."}, Internal: []string{"internal/servers/..."}, Vendor: []string{"..."}, Why: "it starts the servers that Millrace stands on, and knows nothing of Millrace"},
+		{For: []string{"scripts/..."}, Internal: []string{"scripts/...", "internal/servers/...", "internal/blackbox"}, Vendor: []string{"..."}, Why: "scripts start the real binary among real servers"},
+		{For: []string{"internal/torture/...", "test/..."}, Internal: []string{"internal/torture/...", "test/...", "internal/blackbox", "internal/load", "internal/servers/..."}, Vendor: []string{"..."}, Why: "a crash test runs the real binary and sees it from outside"},
+		{For: []string{"bench/..."}, Internal: []string{"bench/...", "internal/blackbox", "internal/load", "internal/servers/...", "internal/event/...", "internal/coalesce", "internal/store/...", "internal/wal/..."}, Vendor: []string{"..."}, Deny: []string{"internal/app", "internal/httpapi"}, Why: "a benchmark runs the real binary, and its baselines may be built from parts of it"},
 	}
 }

@@ -63,10 +63,18 @@ type Deps struct {
 	// holds it.
 	LockData func(dir string) (release func() error, err error)
 	// StorePosition returns the first sequence of a log (its id in hexadecimal)
-	// that the database in a data directory does not have, 0 if it has never seen
-	// that log. The caller holds the directory's lock. Nil means that nobody can
-	// tell; a repair of the log is then less exact.
-	StorePosition func(ctx context.Context, dataDir, logID string) (next uint64, err error)
+	// that the database does not have, the one in a data directory or the one that
+	// cfg names; 0 if it has never seen that log. The caller holds the directory's
+	// lock. Nil means that nobody can tell; a repair of the log is then less exact.
+	StorePosition func(ctx context.Context, cfg *config.Config, dataDir, logID string) (next uint64, err error)
+	// DrainLog brings what a log holds into the database of cfg. log is its folder,
+	// dataDir the data directory that it belongs to, empty if it stands alone.
+	DrainLog func(ctx context.Context, cfg *config.Config, log, dataDir string, told func(DrainProgress)) (DrainProgress, error)
+	// MigrateUp brings the database of cfg to the newest schema and returns what it
+	// applied. MigrateStatus returns every migration that this program knows.
+	MigrateUp, MigrateStatus func(ctx context.Context, cfg *config.Config) ([]Migration, error)
+	// Doctor looks at every service that cfg names.
+	Doctor func(ctx context.Context, cfg *config.Config) []Finding
 }
 
 // Stdio is what a command reads and writes.
@@ -134,7 +142,7 @@ It prints where it listens, a token to try it with, and a request to paste.`
 	})
 	root.AddCommand(
 		r.serveCommand(), r.tokenCommand(), r.keysCommand(), r.deadLettersCommand(),
-		r.importCommand(), r.configCommand(), r.walCommand(), r.loadCommand(), r.verifyCommand(), r.versionCommand(),
+		r.importCommand(), r.configCommand(), r.doctorCommand(), r.migrateCommand(), r.walCommand(), r.loadCommand(), r.verifyCommand(), r.versionCommand(),
 	)
 	return root
 }

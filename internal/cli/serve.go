@@ -18,12 +18,14 @@ what is in flight and loses nothing. One server at a time holds a data directory
 		Example: `  millrace serve
   millrace serve --demo
   millrace serve --data /var/lib/millrace --listen :8080 --admin 127.0.0.1:9090
-  millrace serve --config millrace.yaml --set events.ack=store`,
+  millrace serve --config millrace.yaml --set events.ack=store
+  millrace serve --config millrace.yaml --roles api,sink`,
 		Args: noArgs,
 	}
 	flags := addConfigFlags(cmd)
 	flags.key("listen", "http.listen", "`ADDR` of the API")
 	flags.key("admin", "admin.listen", "`ADDR` of metrics and profiles, empty for none")
+	flags.key("roles", "roles", "`ROLES` of this instance: api, sink and worker, with commas between")
 	flags.key("log-level", "log.level", "least severe `LEVEL` to log: debug, info, warn or error")
 	flags.toggle("demo", "demo.enabled", "open a demo shop: a small catalogue, and a merchant that ships by itself")
 	flags.key("log-format", "log.format", "`FORM` of the log: auto, json or text")

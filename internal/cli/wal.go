@@ -11,12 +11,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"millrace/internal/config"
 	"millrace/internal/wal"
 	"millrace/internal/wal/vfs"
 )
 
 func (r *runner) walCommand() *cobra.Command {
-	return group("wal", "Look into the log of accepted events, and repair it", r.walInspectCommand(), r.walRepairCommand())
+	return group("wal", "Look into the log of accepted events, repair it, bring it into the database", r.walInspectCommand(), r.walRepairCommand(), r.walDrainCommand())
 }
 
 // logDir is the folder of a log, and the data directory that it belongs to.
@@ -162,6 +163,7 @@ No server may run on the data meanwhile.`,
 		Example: `  millrace wal repair ./millrace-data`,
 		Args:    oneArg("the directory"),
 	}
+	flags := addConfigFlags(cmd)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.Flags().Uint64Var(&position, "store-position", 0, "`SEQUENCE` of the first record that the database does not have, when it cannot be read from it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
@@ -176,18 +178,21 @@ No server may run on the data meanwhile.`,
 			}
 			defer func() { err = errors.Join(err, release()) }()
 		}
-		return r.repair(cmd.Context(), dir, position, yes)
+		if position == 0 {
+			cfg, err := flags.load(r.stdio.Env)
+			if err != nil {
+				return err
+			}
+			if position, err = r.storePosition(cmd.Context(), cfg, dir); err != nil {
+				return err
+			}
+		}
+		return r.repair(dir, position, yes)
 	}
 	return cmd
 }
 
-func (r *runner) repair(ctx context.Context, dir logDir, position uint64, yes bool) error {
-	if position == 0 {
-		var err error
-		if position, err = r.storePosition(ctx, dir); err != nil {
-			return err
-		}
-	}
+func (r *runner) repair(dir logDir, position uint64, yes bool) error {
 	plan, err := wal.Repair(vfs.OS{}, dir.log, wal.RepairOptions{DryRun: true, StorePosition: position})
 	if err != nil {
 		return err
@@ -217,18 +222,17 @@ func (r *runner) repair(ctx context.Context, dir logDir, position uint64, yes bo
 	return nil
 }
 
-// storePosition asks the database of a data directory where it stands in the log,
-// so that the repaired log reaches from there on. A log that stands alone has no
-// database.
-func (r *runner) storePosition(ctx context.Context, dir logDir) (uint64, error) {
-	if dir.data == "" || r.deps.StorePosition == nil {
+// storePosition asks the database where it stands in the log, so that the repaired
+// log reaches from there on. A log that stands alone has no embedded database.
+func (r *runner) storePosition(ctx context.Context, cfg *config.Config, dir logDir) (uint64, error) {
+	if r.deps.StorePosition == nil || dir.data == "" && cfg.Store.Driver == "sqlite" {
 		return 0, nil
 	}
 	report, err := wal.Inspect(vfs.OS{}, dir.log)
 	if err != nil {
 		return 0, err
 	}
-	next, err := r.deps.StorePosition(ctx, dir.data, report.ID)
+	next, err := r.deps.StorePosition(ctx, cfg, dir.data, report.ID)
 	if err != nil {
 		return 0, fmt.Errorf("the database does not tell where it stands in the log: %w; if it cannot be mended, give --store-position 1, which keeps all there is", err)
 	}

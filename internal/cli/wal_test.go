@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"millrace/internal/config"
 	"millrace/internal/wal"
 )
 
@@ -194,7 +195,7 @@ func TestWALRepairAsksTheStoreWhereItStands(t *testing.T) {
 	held := 0
 	var asked []string
 	i := invocation{deps: lockDeps(&held)}
-	i.deps.StorePosition = func(_ context.Context, dir, logID string) (uint64, error) {
+	i.deps.StorePosition = func(_ context.Context, _ *config.Config, dir, logID string) (uint64, error) {
 		asked = append(asked, dir)
 		if held != 1 || len(logID) != 32 {
 			t.Errorf("asked about the log %q with %d locks held", logID, held)
@@ -205,7 +206,9 @@ func TestWALRepairAsksTheStoreWhereItStands(t *testing.T) {
 	if r.Code != ExitOK || !strings.Contains(r.Out, "goes on with record 1000.\n") || !slices.Equal(asked, []string{data}) {
 		t.Errorf("asked %v: %+v", asked, r)
 	}
-	i.deps.StorePosition = func(context.Context, string, string) (uint64, error) { return 0, errors.New("the file is no database") }
+	i.deps.StorePosition = func(context.Context, *config.Config, string, string) (uint64, error) {
+		return 0, errors.New("the file is no database")
+	}
 	if r := i.run(t, "wal", "repair", data, "--yes"); r.Code != ExitFailure || !strings.Contains(r.Err, "the file is no database; if it cannot be mended, give --store-position 1") {
 		t.Errorf("a broken database: %+v", r)
 	}

@@ -27,11 +27,10 @@ type Store struct {
 
 // Postgres says where the database is and how it is used.
 type Postgres struct {
-	DSN              Secret        `key:"dsn" doc:"Connection string or URL of the primary, as libpq takes it: postgres://millrace@db-1:5432/millrace?sslmode=verify-full."`
-	Password         Secret        `key:"password" doc:"The user's password, if the connection strings have none."`
+	DSN              Secret        `key:"dsn" doc:"Connection string or URL of the primary, as libpq takes it: postgres://millrace:password@db-1:5432/millrace?sslmode=verify-full."`
 	ReplicaDSN       Secret        `key:"replicaDsn" doc:"Connection string of a streaming replica for histories, the catalogue and queries of events; empty reads all from the primary."`
 	ReplicaMaxLag    time.Duration `key:"replicaMaxLag" min:"1s" max:"1h" doc:"How far behind the replica may be; beyond it reads go to the primary."`
-	MaxConnections   int           `key:"maxConnections" unit:"connections" min:"4" max:"1000" doc:"Most connections of this instance to the primary."`
+	MaxConnections   int           `key:"maxConnections" unit:"connections" min:"6" max:"1000" doc:"Most connections of this instance to the primary."`
 	StatementTimeout time.Duration `key:"statementTimeout" min:"1s" max:"10m" doc:"Time one statement may take."`
 	ConnectTimeout   time.Duration `key:"connectTimeout" min:"100ms" max:"1m" doc:"Time one try to connect may take."`
 	StartTimeout     time.Duration `key:"startTimeout" min:"0s" max:"1h" doc:"How long a starting instance waits for a database that is away before it gives up."`
@@ -111,13 +110,14 @@ type NATS struct {
 
 // RabbitMQ says where RabbitMQ is.
 type RabbitMQ struct {
-	URLs          []string  `key:"urls" doc:"URLs of the nodes without user and password, such as amqp://rabbit-1:5672."`
-	User          string    `key:"user" doc:"User name."`
-	Password      Secret    `key:"password" doc:"The user's password."`
-	VHost         string    `key:"vhost" doc:"The virtual host."`
-	TLS           ClientTLS `key:"tls" doc:"TLS to RabbitMQ, for amqps URLs."`
-	Replicas      int       `key:"replicas" unit:"nodes" min:"1" max:"9" doc:"On how many nodes each quorum queue is kept."`
-	StoreMaxBytes Size      `key:"storeMaxBytes" min:"1MiB" max:"1TiB" doc:"Most bytes that one queue keeps. The oldest go first: the sweeper finds what they spoke of."`
+	URLs           []string  `key:"urls" doc:"URLs of the nodes without user and password, such as amqp://rabbit-1:5672."`
+	User           string    `key:"user" doc:"User name."`
+	Password       Secret    `key:"password" doc:"The user's password."`
+	VHost          string    `key:"vhost" doc:"The virtual host."`
+	TLS            ClientTLS `key:"tls" doc:"TLS to RabbitMQ, for amqps URLs."`
+	ManagementURLs []string  `key:"managementUrls" doc:"URLs of the nodes' management plugin, such as http://rabbit-1:15672. Only millrace doctor asks there."`
+	Replicas       int       `key:"replicas" unit:"nodes" min:"0" max:"9" doc:"On how many nodes a new quorum queue is kept, an odd number; 0 lets the broker decide."`
+	StoreMaxBytes  Size      `key:"storeMaxBytes" min:"1MiB" max:"1TiB" doc:"Most bytes that one queue keeps. The oldest go first: the sweeper finds what they spoke of."`
 }
 
 // Kafka says where Kafka is.
@@ -151,7 +151,7 @@ func defaultStore() Store {
 func defaultBus() Bus {
 	return Bus{Driver: "nats",
 		NATS:     NATS{Replicas: 1, StoreMaxBytes: 1 * GiB},
-		RabbitMQ: RabbitMQ{VHost: "/", Replicas: 1, StoreMaxBytes: 256 * MiB},
+		RabbitMQ: RabbitMQ{VHost: "/", StoreMaxBytes: 256 * MiB},
 		Kafka:    Kafka{Prefix: "millrace", Mechanism: "SCRAM-SHA-512", Replicas: 1, Partitions: 12},
 	}
 }

@@ -31,8 +31,8 @@ func (v *validator) roles(c *Config) {
 		v.add("roles", "[]", "an instance without a role does nothing; give one or more of api, sink, worker")
 	}
 	has := func(role string) bool { return slices.Contains(c.Roles, role) }
-	if has(RoleAPI) && !has(RoleSink) && c.Events.Ack != "stream" {
-		v.add("roles", strings.Join(c.Roles, ","), "an instance that accepts events into its own log must bring them into the database too; add sink, or set events.ack to stream")
+	if !has(RoleSink) && c.Events.Ack != "stream" {
+		v.add("roles", strings.Join(c.Roles, ","), "an instance with a log of its own must bring it into the database too; add sink, or set events.ack to stream")
 	}
 	if c.Store.Driver == "sqlite" && !(has(RoleAPI) && has(RoleSink) && has(RoleWorker)) {
 		v.add("roles", strings.Join(c.Roles, ","), "with store.driver sqlite there is only this one instance; leave roles out, or set store.driver to postgres")
@@ -83,6 +83,9 @@ func (v *validator) bus(c *Config) {
 		}
 		for _, one := range b.RabbitMQ.URLs {
 			v.serviceURL("bus.rabbitmq.urls", one, "amqp://rabbit-1:5672", "bus.rabbitmq.user and bus.rabbitmq.password", "amqp", "amqps")
+		}
+		if n := b.RabbitMQ.Replicas; n > 0 && n%2 == 0 {
+			v.add("bus.rabbitmq.replicas", strconv.Itoa(n), "an even number survives no more losses than one less; write an odd one, or 0")
 		}
 	case "kafka":
 		if len(b.Kafka.Brokers) == 0 {

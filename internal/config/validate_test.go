@@ -88,7 +88,7 @@ func TestABadValueIsNamedWithItsMend(t *testing.T) {
 		{"no role", "roles: []",
 			"roles = [] (millrace.yaml:1): an instance without a role does nothing; give one or more of api, sink, worker"},
 		{"a log that nobody empties", "store: {driver: postgres, postgres: {dsn: x}}\nroles: [api]",
-			"roles = api (millrace.yaml:2): an instance that accepts events into its own log must bring them into the database too; add sink, or set events.ack to stream"},
+			"roles = api (millrace.yaml:2): an instance with a log of its own must bring it into the database too; add sink, or set events.ack to stream"},
 		{"half an embedded server", "roles: [api, sink]",
 			"roles = api,sink (millrace.yaml:1): with store.driver sqlite there is only this one instance; leave roles out, or set store.driver to postgres"},
 		{"an instance without a fit name", "instance: 'a b'",

@@ -79,6 +79,15 @@ func newPublicSurface(s *Server) (*surface, error) {
 	return sf, sf.publish()
 }
 
+// newProbeSurface builds the routes of an instance that does not serve the API:
+// whoever watches over it asks how it is, and nothing else.
+func newProbeSurface(s *Server) *surface {
+	sf := newSurface(s, "Millrace", "This instance serves its health alone.")
+	sf.identify = s.identifyBearer
+	sf.registerProbes()
+	return sf
+}
+
 func (sf *surface) registerProbes() {
 	sf.handle(http.MethodGet, "/livez", sf.getLive).quiet = true
 	sf.handle(http.MethodGet, "/readyz", sf.getReady).quiet = true

@@ -46,6 +46,9 @@ type Options struct {
 	Rates Rates
 	// Bytes bounds the memory of request bodies; nil means no bound.
 	Bytes Bytes
+	// ProbesOnly serves /livez and /readyz and no other route of the public API: for
+	// instances that do other work.
+	ProbesOnly bool
 	// Checks are asked by /readyz. More can be added with AddCheck.
 	Checks []Check
 

@@ -129,3 +129,15 @@ func TestReadinessFailsBeforeTheListenerCloses(t *testing.T) {
 		t.Errorf("status %d: %s", resp.StatusCode, body)
 	}
 }
+
+func TestAnInstanceWithoutTheAPIServesItsHealthAlone(t *testing.T) {
+	f := newFixture(t, func(o *Options) {
+		o.ProbesOnly = true
+		o.Checks = []Check{{Name: "store", Probe: func(context.Context) error { return nil }}}
+	})
+	for target, status := range map[string]int{"/livez": 200, "/readyz": 200, "/events": 404, "/orders": 404, "/openapi.json": 404} {
+		if w := f.call("GET", target, ""); w.Code != status {
+			t.Errorf("%s: %d %s, want %d", target, w.Code, w.Body, status)
+		}
+	}
+}

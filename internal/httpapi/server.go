@@ -72,7 +72,9 @@ func New(o Options) (*Server, error) {
 		}
 	}
 	var err error
-	if s.public, err = newPublicSurface(s); err != nil {
+	if o.ProbesOnly {
+		s.public = newProbeSurface(s)
+	} else if s.public, err = newPublicSurface(s); err != nil {
 		return nil, err
 	}
 	if s.control, err = newControlSurface(s); err != nil {
