@@ -46,7 +46,7 @@ func (c *cluster) up(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(out, "Building ...")
-	if _, err := blackbox.Build(ctx, c.in("bin"), "-trimpath"); err != nil {
+	if _, err := blackbox.Build(ctx, c.in("bin")); err != nil {
 		return err
 	}
 	if err := c.buildSupervisor(ctx); err != nil {
@@ -79,7 +79,7 @@ func (c *cluster) checkPort() error {
 
 // buildSupervisor builds this program, since `go run` removes its own.
 func (c *cluster) buildSupervisor(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", c.binary("cluster"), "./scripts/cluster")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", c.binary("cluster"), "./scripts/cluster")
 	root, err := blackbox.Root(ctx)
 	if err != nil {
 		return err
