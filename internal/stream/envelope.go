@@ -13,8 +13,8 @@ import (
 //
 //	version u8 · codec u8 · CRC-32C of the body, u32 little-endian · body
 //
-// The body is the pack, or the pack compressed as an S2 block, which for events
-// makes it a fifth: everything a cluster does with it costs that much less.
+// The body is the pack, or the pack compressed as an S2 block, which makes common
+// events a quarter: everything a cluster does with them costs that much less.
 const (
 	envelopeVersion = 1
 	envelopeBytes   = 6

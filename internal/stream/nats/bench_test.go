@@ -3,6 +3,9 @@ package nats_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -59,6 +62,32 @@ func hundred(body []byte, n int64) []byte {
 	return append(body, ']')
 }
 
+// cpu is the processor time that the servers have used.
+func (c *cluster) cpu() time.Duration {
+	var sum time.Duration
+	for _, n := range c.nodes {
+		sum += cpuOf(n.process.Process.Pid)
+	}
+	return sum
+}
+
+// cpuOf is the processor time of a process, 0 where /proc does not tell.
+func cpuOf(pid int) time.Duration {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	var ticks int64
+	for i, field := range strings.Fields(rest) {
+		if i == 11 || i == 12 { // user and system time
+			n, _ := strconv.ParseInt(field, 10, 64)
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
 // BenchmarkAckStream accepts batches of 100 events into a cluster of three servers
 // that sync every write, and sinks them into a store that costs nothing.
 func BenchmarkAckStream(b *testing.B) {
@@ -92,6 +121,7 @@ func BenchmarkAckStream(b *testing.B) {
 				}
 				var n, took atomic.Int64
 				var group sync.WaitGroup
+				serversBefore, oursBefore := c.cpu(), cpuOf(os.Getpid())
 				b.ResetTimer()
 				for range callers {
 					group.Go(func() {
@@ -120,6 +150,8 @@ func BenchmarkAckStream(b *testing.B) {
 					<-a.Changed()
 				}
 				b.ReportMetric(float64(b.N)*100/acked.Seconds(), "events/s")
+				b.ReportMetric((c.cpu()-serversBefore).Seconds()/acked.Seconds(), "server-cores")
+				b.ReportMetric((cpuOf(os.Getpid())-oursBefore).Seconds()/acked.Seconds(), "own-cores")
 				b.ReportMetric(float64(took.Load())/float64(b.N)/1e6, "ms/ack")
 				b.ReportMetric(float64(behind), "behind")
 				if err := p.Close(ctx); err != nil {
