@@ -18,8 +18,9 @@ const (
 	fetchPartitionBytes = 1 << 20
 	fetchWait           = time.Second
 	commitEvery         = time.Second
-	handOverWithin      = 5 * time.Second // handlers under way when their partition goes to another
-	goneWithin          = 3 * time.Second // handlers whose context has ended
+	rebalanceWithin     = 15 * time.Second // for all members; one that died meanwhile holds up the others that long
+	handOverWithin      = 5 * time.Second  // handlers under way when their partition goes to another
+	goneWithin          = 3 * time.Second  // handlers whose context has ended
 )
 
 // Why a partition is not read.
@@ -75,6 +76,7 @@ func join(s *subscription) (*member, error) {
 		kgo.OnPartitionsLost(m.lost),
 		kgo.SessionTimeout(o.SessionTimeout),
 		kgo.HeartbeatInterval(o.Heartbeat),
+		kgo.RebalanceTimeout(max(rebalanceWithin, o.SessionTimeout)),
 		kgo.FetchMaxBytes(fetchBytes),
 		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
 		kgo.FetchMaxWait(fetchWait),

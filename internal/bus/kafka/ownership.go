@@ -154,6 +154,8 @@ func (m *member) abandon(cause error) {
 
 // depart commits the positions and leaves the group.
 func (m *member) depart(list []*partition) {
+	last := time.AfterFunc(2*leaveWithin, m.kill) // the client waits for requests of its own besides
+	defer last.Stop()
 	m.disown(list)
 	m.commit(m.client)
 	ctx, cancel := context.WithTimeout(context.Background(), leaveWithin)
