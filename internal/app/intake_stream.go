@@ -46,10 +46,10 @@ func openStream(ctx context.Context, c *core) (_ *streamIntake, err error) {
 		Broker: s.broker, Leases: c.db.Leases(), Instance: c.instance + "/" + uuid.NewString(),
 		NewSink: func(p *stream.Partition) (stream.Sink, error) {
 			o := c.sinkOptions(p)
-			o.Advice = p.Advice()
+			o.Advice, o.Metrics = p.Advice(), c.sinkMetrics.Shared()
 			return event.NewSink(o)
 		},
-		Logger: c.logger, Metrics: metrics,
+		AcceptLoss: c.cfg.Events.Stream.AcceptLoss, Logger: c.logger, Metrics: metrics,
 	})
 	return s, err
 }
@@ -86,7 +86,7 @@ func openStreamBroker(ctx context.Context, c *core) (stream.Broker, error) {
 			return nil, fmt.Errorf("bus.kafka.%w", err)
 		}
 		return kafka.Open(ctx, kafka.Options{Brokers: k.Brokers, Username: k.User, Password: k.Password.Reveal(), Mechanism: k.Mechanism, TLS: tls,
-			Topic: k.Prefix + "-events", Partitions: e.Partitions, Replicas: e.Replicas, MaxBytes: int64(e.MaxBytes), Logger: c.logger})
+			Topic: e.Name, Partitions: e.Partitions, Replicas: e.Replicas, MaxBytes: int64(e.MaxBytes), Logger: c.logger})
 	}
 	n := &c.cfg.Bus.NATS
 	tls, err := n.TLS.Config()
@@ -94,7 +94,7 @@ func openStreamBroker(ctx context.Context, c *core) (stream.Broker, error) {
 		return nil, fmt.Errorf("bus.nats.%w", err)
 	}
 	return nats.Open(ctx, nats.Options{URL: n.URL, User: n.User, Password: n.Password.Reveal(), Token: n.Token.Reveal(), CredentialsFile: n.CredsFile, TLS: tls,
-		Partitions: e.Partitions, Replicas: e.Replicas, MaxBytes: int64(e.MaxBytes), Logger: c.logger})
+		Stream: e.Name, Partitions: e.Partitions, Replicas: e.Replicas, MaxBytes: int64(e.MaxBytes), Logger: c.logger})
 }
 
 func (s *streamIntake) log() event.Log { return s.publisher }

@@ -113,6 +113,9 @@ func (v *validator) stream(c *Config) {
 	if c.Events.Ack != "stream" {
 		return
 	}
+	if !instancePattern.MatchString(c.Events.Stream.Name) || strings.Contains(c.Events.Stream.Name, ".") {
+		v.add("events.stream.name", strconv.Quote(c.Events.Stream.Name), "it is not a name of a stream; write 1 to 63 of letters, digits, '_' and '-'")
+	}
 	switch {
 	case c.Bus.Driver == "rabbitmq":
 		v.add("events.ack", `"stream"`, "RabbitMQ has no stream that can be read from a position; set bus.driver to nats or kafka, or use wal")

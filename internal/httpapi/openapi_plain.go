@@ -112,7 +112,7 @@ func (sf *surface) describePostEvents() *huma.Operation {
 	problemResponses(op.Responses, slugMalformedBody, slugWrongShape, slugTruncatedBody, slugCorruptEncoding,
 		auth.CodeTokenMissing, auth.CodeTokenExpired, slugScopeMissing, slugSlowBody, slugBodyTooLarge, slugTooManyEvents,
 		slugMediaType, slugEncoding, slugEmptyBatch, slugNoValidEvents, slugRateLimited, slugInternal,
-		"backlog-full", "disk-full", slugOverloaded, slugOutcomeUnknown)
+		"backlog-full", "disk-full", "stream-away", slugOverloaded, slugOutcomeUnknown)
 	return op
 }
 

@@ -135,6 +135,7 @@ var problemKinds = [...]problemKind{
 	{"backlog-full", 503, "The backlog is full", "Wait for retryAfter seconds and send again; nothing was kept."},
 	{"disk-full", 503, "The disk is full", "Wait for retryAfter seconds and send again; nothing was kept. The operator must free space."},
 	{slugOverloaded, 503, "The server is at its limit", "Wait for retryAfter seconds and send again; nothing was kept."},
+	{"stream-away", 503, "The stream that keeps events takes nothing", "Wait for retryAfter seconds and send again; nothing was kept. The operator must see to the stream's servers."},
 	{"log-failed", 503, "The log failed", "Send again to another instance; this one stops."},
 	{"shutting-down", 503, "The server is shutting down", "Send again; another instance or the restarted one will answer."},
 	{"store-timeout", 503, "The store did not answer in time", "Send again with the same ids: the events may be there already."},
