@@ -34,8 +34,6 @@ type events struct {
 	// maintenance has seen to it, from their beginning on.
 	brins map[day]*brinState
 	swept map[day]brinState
-	// afterCommit lets a test lose the reply of a commit that took place.
-	afterCommit func() error
 }
 
 var _ event.Store = (*events)(nil)

@@ -169,19 +169,7 @@ VALUES (event_batch_number(), $1, $2, $3, $4, $5, $6, $7)`,
 	case tag.String() != "COMMIT":
 		return fmt.Errorf("commit events: the server answered %s", tag)
 	}
-	return e.committed()
-}
-
-// committed is where a test loses the reply.
-func (e *events) committed() error {
-	e.mu.Lock()
-	lose := e.afterCommit
-	e.afterCommit = nil
-	e.mu.Unlock()
-	if lose == nil {
-		return nil
-	}
-	return lose()
+	return nil
 }
 
 // rollback ends the transaction if there is one. A connection that does not get

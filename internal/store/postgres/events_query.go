@@ -38,12 +38,26 @@ func (e *events) Events(ctx context.Context, q event.Query) (page event.Page, er
 	if q.Ascending {
 		err = e.oldestFirst(ctx, p)
 	} else {
-		err = e.newestFirst(ctx, p)
+		err = e.lagging(ctx, func(pool *pgxpool.Pool) error {
+			p.events, p.bytes, p.more = nil, 0, false
+			return e.newestFirst(ctx, pool, p)
+		})
 	}
 	if err != nil {
 		return event.Page{}, in("query events", because(ctx, err))
 	}
 	return p.page(), nil
+}
+
+// lagging reads where reader says. If that is the replica and it goes away, or ends
+// the query because the primary dropped what it reads, the primary is asked.
+func (e *events) lagging(ctx context.Context, read func(pool *pgxpool.Pool) error) error {
+	pool := e.db.reader(ctx)
+	err := read(pool)
+	if pool != e.db.fresh && ctx.Err() == nil && (isConflict(err) || unavailable(err)) {
+		return read(e.db.fresh)
+	}
+	return err
 }
 
 // pager collects a page.
@@ -112,12 +126,12 @@ const (
 )
 
 // newestFirst reads by time and sequence, from the newest down.
-func (e *events) newestFirst(ctx context.Context, p *pager) error {
+func (e *events) newestFirst(ctx context.Context, pool *pgxpool.Pool, p *pager) error {
 	at := cursor{received: math.MaxInt64, seq: math.MaxInt64}
 	if p.after != nil {
 		at = *p.after
 	}
-	conn, err := e.db.reader(ctx).Acquire(ctx)
+	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}

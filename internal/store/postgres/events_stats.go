@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"millrace/internal/event"
 	storesql "millrace/internal/store/sql"
@@ -23,16 +24,28 @@ func (e *events) Stats(ctx context.Context, q event.StatsQuery) (series []event.
 	defer cancel()
 	minutes := int64(q.Step / time.Minute)
 	query, args := statsQuery(q, minutes)
-	rows, err := e.db.reader(ctx).Query(ctx, query, args...)
+	err = e.lagging(ctx, func(pool *pgxpool.Pool) error {
+		rows, err := pool.Query(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		series, err = collectSeries(rows, minutes, q.MaxPoints)
+		return err
+	})
 	if err != nil {
-		return nil, in("query event stats", err)
+		return nil, in("query event stats", because(ctx, err))
 	}
+	return series, nil
+}
+
+// collectSeries reads points in order of type, currency and time.
+func collectSeries(rows pgx.Rows, minutes int64, most int) (series []event.Series, err error) {
 	var kind, currency string
 	var step int64
 	var p event.Point
 	points := 0
 	_, err = pgx.ForEachRow(rows, []any{&kind, &currency, &step, &p.Count, &p.Bytes, &p.Amount}, func() error {
-		if points++; q.MaxPoints > 0 && points > q.MaxPoints {
+		if points++; most > 0 && points > most {
 			return event.ErrTooManyPoints
 		}
 		p.Time = time.Unix(step*minutes*60, 0).UTC()
@@ -43,10 +56,7 @@ func (e *events) Stats(ctx context.Context, q event.StatsQuery) (series []event.
 		s.Points = append(s.Points, p)
 		return nil
 	})
-	if err != nil {
-		return nil, in("query event stats", because(ctx, err))
-	}
-	return series, nil
+	return series, err
 }
 
 func statsQuery(q event.StatsQuery, minutes int64) (query string, args []any) {
