@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -124,7 +125,7 @@ func databaseLike(t testing.TB, from string) string {
 	name := "test" + strconv.FormatInt(testServer.databases.Add(1), 10)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := execOn(ctx, admin, `CREATE DATABASE `+name+` OWNER `+owner+` TEMPLATE `+from); err != nil {
+	if err := errors.Join(server(t).CreateDatabase(ctx, name, from), execOn(ctx, admin, `ALTER DATABASE `+name+` OWNER TO `+owner)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
