@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -45,6 +47,9 @@ type book struct {
 	inOrder []*entry
 	pending map[*entry]struct{}
 	refunds int
+	// named says that references are made of the keys, since nobody here knows how
+	// many charges there are.
+	named bool
 }
 
 type entryKey struct{ tenant, key string }
@@ -55,6 +60,7 @@ type entry struct {
 	at, due                                          int64
 	state                                            payment.State
 	refunds                                          []Refund
+	records                                          int64 // that were applied
 }
 
 func newBook() *book {
@@ -73,6 +79,7 @@ func (b *book) apply(r record) error {
 		}
 		e.refunded += r.Amount
 		e.refunds = append(e.refunds, Refund{Key: r.RefundKey, Ref: r.Ref, Amount: r.Amount})
+		e.records++
 		b.refunds++
 		return nil
 	}
@@ -98,13 +105,23 @@ func (b *book) apply(r record) error {
 	default:
 		return fmt.Errorf("the record %q is unknown", r.Op)
 	}
+	e.records++
 	return nil
 }
 
 // first returns the record that begins a charge.
 func (b *book) first(o op, r payment.Request, now time.Time) record {
 	return record{Op: o, At: now.UnixNano(), TenantID: r.TenantID, Key: r.Key, OrderID: r.OrderID, Token: r.Token,
-		Amount: r.Amount, Currency: r.Currency, Ref: "ch_" + strconv.Itoa(len(b.inOrder)+1)}
+		Amount: r.Amount, Currency: r.Currency, Ref: b.ref("ch_", r.TenantID, r.Key, len(b.inOrder)+1)}
+}
+
+// ref returns the sandbox's own id of a charge or refund.
+func (b *book) ref(prefix, tenant, key string, number int) string {
+	if !b.named {
+		return prefix + strconv.Itoa(number)
+	}
+	sum := sha256.Sum256([]byte(tenant + "\x00" + key))
+	return prefix + hex.EncodeToString(sum[:12])
 }
 
 func (e *entry) charge() payment.Charge {

@@ -1,148 +1,176 @@
 package sandbox
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/hex"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
-	"os"
-	"path/filepath"
+	"maps"
+	"time"
+
+	"millrace/internal/payment"
 )
 
-// maxLine bounds a line of the ledger, in bytes: a record with every field at its
-// longest, each byte escaped.
-const maxLine = 32 << 10
+// ChargeID names a charge.
+type ChargeID struct{ TenantID, Key string }
 
-// maxTail bounds what an interrupted write can leave behind, in bytes: one batch.
-const maxTail = maxBatch * maxLine
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// ledger is the append-only file of the sandbox: one line for each record, its
-// CRC-32C in hexadecimal, a space and the record as JSON. One goroutine at a time.
-type ledger struct {
-	file *os.File
-	size int64 // what is known to be written
+// Line is one record of a charge.
+type Line struct {
+	ChargeID
+	// N numbers a charge's records, from 1 without a gap.
+	N  int64
+	At time.Time
+	// Record is what happened, as JSON. It is the Sandbox's own business.
+	Record []byte
 }
 
-// openLedger opens or makes the file and hands every record to apply, in order. A
-// line at the end that was not written to its end is cut off: nobody was told of
-// it. A damaged line before a good one is an error.
-func openLedger(path string, apply func(record) error) (*ledger, error) {
-	_, err := os.Stat(path)
-	isNew := errors.Is(err, os.ErrNotExist)
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the sandbox's ledger: %w", err)
-	}
-	l := &ledger{file: file}
-	if isNew {
-		err = syncDirectory(filepath.Dir(path))
-	} else {
-		err = l.replay(path, apply)
-	}
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return l, nil
+// ErrConflict says that another process has put a record in the place of one that
+// was to be appended.
+var ErrConflict = errors.New("sandbox: another process wrote to the ledger first")
+
+// Ledger keeps what several Sandboxes, each in a process of its own, did together:
+// they are one bank. It is safe for concurrent use. All errors may be told to who
+// operates Millrace.
+type Ledger interface {
+	// Load returns all records of charges, those of each in the order of their numbers.
+	// A charge without records is left out.
+	Load(ctx context.Context, charges []ChargeID) ([]Line, error)
+	// Append adds records, all or none, and returns when they are durable. It answers
+	// ErrConflict, and adds nothing, if one with the charge and number of one of them is
+	// there. After any other error they may be there.
+	Append(ctx context.Context, lines []Line) error
+	// Page returns charges in the order in which they began, at most limit, those after
+	// a cursor unless that is empty; of one tenant unless that is empty. next is empty
+	// at the end. ErrBadCursor if the cursor is not one it gave.
+	Page(ctx context.Context, tenantID, cursor string, limit int) (charges []ChargeID, next string, err error)
 }
 
-func (l *ledger) replay(path string, apply func(record) error) error {
-	r := bufio.NewReaderSize(l.file, maxLine)
-	for {
-		line, err := r.ReadSlice('\n')
-		if err == io.EOF && len(line) == 0 {
-			return nil
+const (
+	// sharedTime bounds one batch of questions to a shared ledger.
+	sharedTime = 10 * time.Second
+	// sharedTries is how often a batch is decided when others are always first.
+	sharedTries = 20
+)
+
+// shared answers questions by a ledger that others write to as well: what is known
+// of the charges is loaded for each batch, and decided again if somebody wrote
+// meanwhile.
+type shared struct {
+	*teller
+	ledger Ledger
+	added  []Line // by the running batch
+}
+
+func newShared(t *teller, l Ledger) *shared {
+	s := &shared{teller: t, ledger: l}
+	t.record = s.add
+	return s
+}
+
+// add puts a record, which was applied already, into the running batch.
+func (s *shared) add(r record) error {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode a record of the sandbox's ledger: %w", err)
+	}
+	s.added = append(s.added, Line{ChargeID: ChargeID{r.TenantID, r.Key}, N: s.book.find(r.TenantID, r.Key).records, At: time.Unix(0, r.At), Record: body})
+	return nil
+}
+
+func (s *shared) serve(calls []*call) {
+	ctx, cancel := context.WithTimeout(context.Background(), sharedTime)
+	defer cancel()
+	for try := 1; ; try++ {
+		failures := maps.Clone(s.failures)
+		err := s.attempt(ctx, calls)
+		switch {
+		case err == nil:
+			return
+		case errors.Is(err, ErrConflict) && try < sharedTries:
+			s.failures = failures
+			continue
+		case errors.Is(err, ErrConflict):
+			err = &payment.UnavailableError{RetryAfter: 100 * time.Millisecond, Cause: fmt.Sprintf("others wrote to the sandbox's ledger first, %d times", try)}
 		}
-		if err != nil && err != io.EOF && err != bufio.ErrBufferFull {
-			return fmt.Errorf("read the sandbox's ledger %s: %w", path, err)
+		for _, c := range calls {
+			c.Out, c.Err = answer{}, err
 		}
-		rec, ok := decodeLine(line)
-		if err != nil || !ok {
-			return l.cutTail(path)
-		}
-		if err := apply(rec); err != nil {
-			return fmt.Errorf("the sandbox's ledger %s contradicts itself at byte %d: %w; move it away to begin a new one, or put a good copy in its place", path, l.size, err)
-		}
-		l.size += int64(len(line))
+		return
 	}
 }
 
-// cutTail removes what begins at l.size, if no good line follows.
-func (l *ledger) cutTail(path string) error {
-	damaged := fmt.Errorf("the sandbox's ledger %s is damaged at byte %d, before records that are good; move it away to begin a new one, or put a good copy in its place", path, l.size)
-	rest, err := io.ReadAll(io.NewSectionReader(l.file, l.size, maxTail+1))
-	if err != nil {
-		return fmt.Errorf("read the sandbox's ledger %s: %w", path, err)
+// attempt answers the questions by what the ledger says now. Its error is of all
+// of them.
+func (s *shared) attempt(ctx context.Context, calls []*call) error {
+	if err := s.load(ctx, calls); err != nil {
+		// Nothing was decided, so nothing will come of these calls.
+		return &payment.UnavailableError{RetryAfter: time.Second, Cause: err.Error()}
 	}
-	if len(rest) > maxTail {
-		return damaged
-	}
-	for line := range bytes.SplitAfterSeq(rest, []byte{'\n'}) {
-		if _, ok := decodeLine(line); ok {
-			return damaged
+	s.added = s.added[:0]
+	now := s.now()
+	for _, c := range calls {
+		if c.Err == nil {
+			c.Out, c.Err = s.decide(c.In, now)
 		}
 	}
-	if err := l.file.Truncate(l.size); err != nil {
-		return fmt.Errorf("cut the unfinished end off the sandbox's ledger %s: %w", path, err)
+	if len(s.added) == 0 {
+		return nil
 	}
-	if err := l.file.Sync(); err != nil {
-		return fmt.Errorf("sync the sandbox's ledger %s: %w", path, err)
+	return s.ledger.Append(ctx, s.added)
+}
+
+// load fills a new book with the charges that the calls are about.
+func (s *shared) load(ctx context.Context, calls []*call) error {
+	s.book = newBook()
+	s.book.named = true
+	var ids []ChargeID
+	seen := map[ChargeID]bool{}
+	for _, c := range calls {
+		about, err := s.about(ctx, c)
+		if err != nil {
+			return err
+		}
+		for _, id := range about {
+			if !seen[id] {
+				seen[id] = true
+				ids = append(ids, id)
+			}
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	lines, err := s.ledger.Load(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for _, line := range lines {
+		var r record
+		err := json.Unmarshal(line.Record, &r)
+		if err == nil {
+			err = s.book.apply(r)
+		}
+		if err != nil {
+			return fmt.Errorf("the sandbox's ledger contradicts itself at record %d of charge %s: %w", line.N, line.Key, err)
+		}
 	}
 	return nil
 }
 
-// append makes lines durable. After an error what the file holds is not known,
-// and the ledger must not be used any more.
-func (l *ledger) append(lines []byte) error {
-	if _, err := l.file.WriteAt(lines, l.size); err != nil {
-		return fmt.Errorf("write the sandbox's ledger: %w", err)
+// about returns the charges that a call is about. An error that is the caller's own
+// is put into the call.
+func (s *shared) about(ctx context.Context, c *call) (ids []ChargeID, err error) {
+	c.Out, c.Err = answer{}, nil
+	switch q := &c.In; q.kind {
+	case askList:
+		q.page, q.next, err = s.ledger.Page(ctx, q.tenant, q.cursor, q.limit)
+		if errors.Is(err, ErrBadCursor) {
+			c.Err, err = err, nil
+		}
+		return q.page, err
+	case askRefund:
+		return []ChargeID{{q.refund.TenantID, q.refund.ChargeKey}}, nil
+	default:
+		return []ChargeID{{q.charge.TenantID, q.charge.Key}}, nil
 	}
-	if err := l.file.Sync(); err != nil {
-		return fmt.Errorf("sync the sandbox's ledger: %w", err)
-	}
-	l.size += int64(len(lines))
-	return nil
-}
-
-// encodeLine appends the record's line to buf.
-func encodeLine(buf []byte, rec record) ([]byte, error) {
-	body, err := json.Marshal(rec)
-	if err != nil {
-		return buf, fmt.Errorf("encode a record of the sandbox's ledger: %w", err)
-	}
-	buf = fmt.Appendf(buf, "%08x ", crc32.Checksum(body, castagnoli))
-	buf = append(buf, body...)
-	return append(buf, '\n'), nil
-}
-
-func decodeLine(line []byte) (rec record, ok bool) {
-	if len(line) < 10 || line[8] != ' ' || line[len(line)-1] != '\n' {
-		return record{}, false
-	}
-	var sum [4]byte
-	if _, err := hex.Decode(sum[:], line[:8]); err != nil {
-		return record{}, false
-	}
-	body := line[9 : len(line)-1]
-	want := uint32(sum[0])<<24 | uint32(sum[1])<<16 | uint32(sum[2])<<8 | uint32(sum[3])
-	if crc32.Checksum(body, castagnoli) != want {
-		return record{}, false
-	}
-	return rec, json.Unmarshal(body, &rec) == nil
-}
-
-func syncDirectory(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("sync the directory of the sandbox's ledger: %w", err)
-	}
-	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
-		return fmt.Errorf("sync the directory of the sandbox's ledger: %w", err)
-	}
-	return nil
 }

@@ -3,13 +3,15 @@
 // Token constants. No money moves.
 //
 // Pattern: like a real provider it does not forget when this program dies. All it
-// decides stands in an append-only ledger that is synced before anyone is told;
-// many callers share one write (package coalesce). In memory it keeps every
-// charge it ever took, some hundred bytes each.
+// decides stands in a ledger that is durable before anyone is told; many callers
+// share one write (package coalesce). The ledger is an append-only file, of which
+// every charge is kept in memory, some hundred bytes each; or a Ledger that several
+// processes share, which is asked for the charges of each batch. There who writes
+// first wins, and the others decide again.
 //
 // Concurrency: every method is safe for concurrent use. Lifecycle: Open starts one
-// goroutine, Close stops it. Only one process may have a ledger open at a time;
-// the caller sees to that.
+// goroutine, Close stops it. Only one process may have a file open at a time; the
+// caller sees to that.
 package sandbox
 
 import (
@@ -35,8 +37,10 @@ const (
 // Options configure a Sandbox.
 type Options struct {
 	// Path is the ledger's file, "sandbox.ledger" in the data directory. It is made
-	// if it is not there. Required.
+	// if it is not there. Either it or Ledger is required.
 	Path string
+	// Ledger is one that several processes share. The Sandbox does not close it.
+	Ledger Ledger
 	// Notify gets the notices of TokenWebhookFirst, in the goroutine of the call that
 	// causes it. It must not block for long; nil for none.
 	Notify func(payment.Notice)
@@ -50,11 +54,11 @@ type Options struct {
 
 // Sandbox is a payment.Provider, see the package comment.
 type Sandbox struct {
-	o      Options
-	teller *teller
-	queue  *coalesce.Caller[question, answer]
-	down   atomic.Bool
-	close  func() error
+	o     Options
+	alone *alone // nil with a shared ledger
+	queue *coalesce.Caller[question, answer]
+	down  atomic.Bool
+	close func() error
 }
 
 var _ payment.Provider = (*Sandbox)(nil)
@@ -65,8 +69,8 @@ const ledgerInterval = 3 * time.Millisecond
 
 // Open opens the ledger and starts the sandbox.
 func Open(o Options) (*Sandbox, error) {
-	if o.Path == "" {
-		return nil, errors.New("sandbox: a path for the ledger is needed")
+	if (o.Path == "") == (o.Ledger == nil) {
+		return nil, errors.New("sandbox: a path for the ledger's file is needed, or a shared ledger, and not both")
 	}
 	if o.SlowDelay < 0 || o.LateDelay < 0 {
 		return nil, errors.New("sandbox: the delays must not be negative")
@@ -83,17 +87,25 @@ func Open(o Options) (*Sandbox, error) {
 	if o.Notify == nil {
 		o.Notify = func(payment.Notice) {}
 	}
-	t := &teller{book: newBook(), now: o.Now, slow: o.SlowDelay, late: o.LateDelay, failures: map[entryKey]int{}}
-	l, err := openLedger(o.Path, t.book.apply)
-	if err != nil {
-		return nil, err
+	t := &teller{now: o.Now, slow: o.SlowDelay, late: o.LateDelay, failures: map[entryKey]int{}}
+	s := &Sandbox{o: o}
+	var serve func([]*call)
+	if o.Ledger != nil {
+		serve = newShared(t, o.Ledger).serve
+	} else {
+		var err error
+		if s.alone, err = newAlone(t, o.Path); err != nil {
+			return nil, err
+		}
+		serve = s.alone.serve
 	}
-	t.ledger = l
-	s := &Sandbox{o: o, teller: t}
-	s.queue = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: maxBatch, MaxQueuedWeight: maxQueue, MinInterval: ledgerInterval}, t.serve)
+	s.queue = coalesce.NewCaller(coalesce.Options{MaxBatchWeight: maxBatch, MaxQueuedWeight: maxQueue, MinInterval: ledgerInterval}, serve)
 	s.close = sync.OnceValue(func() error {
 		s.queue.Close()
-		return l.file.Close()
+		if s.alone == nil {
+			return nil
+		}
+		return s.alone.ledger.file.Close()
 	})
 	return s, nil
 }
@@ -171,12 +183,12 @@ func (s *Sandbox) Charges(ctx context.Context, tenantID, cursor string, limit in
 		return nil, "", fmt.Errorf("sandbox: the limit must be 1 to %d, it is %d", MaxPage, limit)
 	}
 	from := 0
-	if cursor != "" {
+	if cursor != "" && s.o.Ledger == nil {
 		if from, err = strconv.Atoi(cursor); err != nil || from < 0 {
 			return nil, "", fmt.Errorf("%w: %.30q", ErrBadCursor, cursor)
 		}
 	}
-	a, err := s.queue.Do(ctx, question{kind: askList, tenant: tenantID, from: from, limit: limit}, 1)
+	a, err := s.queue.Do(ctx, question{kind: askList, tenant: tenantID, from: from, cursor: cursor, limit: limit}, 1)
 	return a.list, a.next, own(err)
 }
 

@@ -459,6 +459,7 @@ func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 	for name, o := range map[string]sandbox.Options{
 		"no path":          {},
 		"a negative delay": {Path: path(t), SlowDelay: -1},
+		"two ledgers":      {Path: path(t), Ledger: newMemory()},
 		"no directory":     {Path: filepath.Join(t.TempDir(), "not", "there")},
 	} {
 		if s, err := sandbox.Open(o); err == nil {

@@ -16,9 +16,13 @@ type question struct {
 	charge payment.Request
 	refund payment.RefundRequest
 
+	// Of askList:
 	tenant string
-	from   int
+	from   int    // by a file
+	cursor string // by a shared ledger
 	limit  int
+	page   []ChargeID // the charges to list, and the cursor after them, once that is known
+	next   string
 }
 
 type kind int
@@ -42,23 +46,37 @@ type answer struct {
 	next   string
 }
 
-// teller owns the book and the ledger. Everything, reading too, goes through it
-// batch by batch: so nobody reads what is not durable yet, and every decision
-// sees all decisions before it. It is called by the coalescer's goroutine alone.
+// teller decides by the book. Everything, reading too, goes through it batch by
+// batch: so nobody reads what is not durable yet, and every decision sees all
+// decisions before it. It is called by the coalescer's goroutine alone.
 type teller struct {
 	book     *book
-	ledger   *ledger
+	record   func(record) error // keeps what was applied to the book
 	now      func() time.Time
 	slow     time.Duration
 	late     time.Duration
-	failures map[entryKey]int // of calls with TokenFlaky
-	lines    []byte           // of the running batch
-	broken   error            // the ledger cannot be trusted any more
+	failures map[entryKey]int // of calls with TokenFlaky, by this process
+}
+
+// alone answers questions by a file that is its own: the book has all charges.
+type alone struct {
+	*teller
+	ledger *fileLedger
+	lines  []byte // of the running batch
+	broken error  // the ledger cannot be trusted any more
+}
+
+func newAlone(t *teller, path string) (*alone, error) {
+	a := &alone{teller: t}
+	t.book, t.record = newBook(), a.add
+	var err error
+	a.ledger, err = openFile(path, t.book.apply)
+	return a, err
 }
 
 type call = coalesce.Call[question, answer]
 
-func (t *teller) serve(calls []*call) {
+func (t *alone) serve(calls []*call) {
 	defer func() {
 		if v := recover(); v != nil { // the book may hold what the ledger does not
 			t.broken = fmt.Errorf("a defect: %v", v)
@@ -85,11 +103,16 @@ func (t *teller) serve(calls []*call) {
 	}
 }
 
-// write applies a record and puts it into the running batch.
+// write applies a record and keeps it.
 func (t *teller) write(r record) error {
 	if err := t.book.apply(r); err != nil {
 		return fmt.Errorf("the sandbox's book: %w", err)
 	}
+	return t.record(r)
+}
+
+// add puts a record, which was applied already, into the running batch.
+func (t *alone) add(r record) error {
 	lines, err := encodeLine(t.lines, r)
 	if err != nil {
 		t.broken = err
@@ -230,7 +253,7 @@ func (t *teller) refund(r payment.RefundRequest, now time.Time) (answer, error) 
 	case r.Amount > e.amount-e.refunded:
 		return answer{}, &payment.RejectedError{Code: "amount_too_large", Detail: fmt.Sprintf("%d was asked for, %d of %d is left", r.Amount, e.amount-e.refunded, e.amount)}
 	}
-	ref := "re_" + strconv.Itoa(t.book.refunds+1)
+	ref := t.book.ref("re_", r.TenantID, r.Key, t.book.refunds+1)
 	if err := t.write(record{Op: opRefund, At: now.UnixNano(), TenantID: r.TenantID, Key: r.ChargeKey, Amount: r.Amount, Ref: ref, RefundKey: r.Key}); err != nil {
 		return answer{}, err
 	}
@@ -241,6 +264,9 @@ func (t *teller) refund(r payment.RefundRequest, now time.Time) (answer, error) 
 const maxScan = 10_000
 
 func (t *teller) list(q question, now time.Time) (answer, error) {
+	if t.book.named {
+		return t.listPage(q, now)
+	}
 	var a answer
 	i, end := q.from, min(len(t.book.inOrder), q.from+maxScan)
 	for ; i < end && len(a.list) < q.limit; i++ {
@@ -255,6 +281,21 @@ func (t *teller) list(q question, now time.Time) (answer, error) {
 	}
 	if i < len(t.book.inOrder) {
 		a.next = strconv.Itoa(i)
+	}
+	return a, nil
+}
+
+// listPage lists the charges that a shared ledger has on a page.
+func (t *teller) listPage(q question, now time.Time) (answer, error) {
+	a := answer{next: q.next}
+	for _, id := range q.page {
+		e := t.book.find(id.TenantID, id.Key)
+		if err := t.settle(e, now); err != nil {
+			return answer{}, err
+		}
+		if e != nil {
+			a.list = append(a.list, e.listed())
+		}
 	}
 	return a, nil
 }

@@ -17,7 +17,7 @@ func TestALedgerThatCannotBeWrittenStopsTheSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.teller.ledger.file.Close(); err != nil { // the disk is gone
+	if err := s.alone.ledger.file.Close(); err != nil { // the disk is gone
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -44,11 +44,11 @@ func TestADefectStopsTheSandboxToo(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	r := payment.Request{TenantID: "demo", OrderID: "o", Key: "k", Token: TokenOK, Amount: 1, Currency: "EUR"}
-	s.teller.now = func() time.Time { panic("boom") }
+	s.alone.now = func() time.Time { panic("boom") }
 	if _, err := s.Charge(ctx, r); err == nil {
 		t.Error("a panic was answered")
 	}
-	s.teller.now = time.Now
+	s.alone.now = time.Now
 	if c, err := s.Lookup(ctx, r); err == nil {
 		t.Errorf("after a panic: %+v", c)
 	}

@@ -54,6 +54,8 @@ func TestStatementsFollowTheirArraysThroughThePrimaryKeyEvenWhenPlannedOnEmptyTa
 		{sqlFindOrders, []string{"Nested Loop", "Function Scan on k", "Index Scan using orders_pkey on orders o", byID}},
 		{sqlLockOrders, []string{`Sort Key: o.tenant_id COLLATE "C", o.id COLLATE "C"`, "Nested Loop", "Function Scan on k", "Index Scan using orders_pkey on orders o", byID}},
 		{sqlUpdateOrders, []string{"Nested Loop", "Function Scan on k", "Index Scan using orders_pkey on orders o", byID, "Filter: (k.read_version = version)"}},
+		{sqlLoadLedger, []string{"Sort Key: l.tenant_id COLLATE \"C\", l.charge_key COLLATE \"C\", l.n", "Nested Loop", "Function Scan on k", "Index Scan using sandbox_ledger_pkey on sandbox_ledger l",
+			"Index Cond: ((tenant_id = (k.tenant_id)::text) AND (charge_key = (k.charge_key)::text))"}},
 		{sqlRemoveOutbox, []string{"Index Scan using outbox_by_owner on outbox", "Index Cond: ((lane = $1) AND (owner = $2) AND (seq >= $3) AND (seq <= $4))"}},
 	} {
 		if diff := cmp.Diff(c.want, planOf(t, db, c.s)); diff != "" {

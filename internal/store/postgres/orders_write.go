@@ -52,7 +52,7 @@ func allHotStatements() []*statement {
 		sqlBegin, sqlCommit, sqlRollback, sqlXid, sqlSavepoint, sqlRollbackTo, sqlRelease,
 		sqlInsertHistory, sqlFindKeys, sqlInsertKeys, sqlDeleteKeys, sqlLockStock, sqlChangeStock, sqlInsertLetter, sqlInsertAudit,
 		sqlFindShelves, sqlInsertOrders, sqlFindOrders, sqlLockOrders, sqlUpdateOrders,
-		sqlOutboxBlock, sqlInsertOutbox, sqlRemoveOutbox,
+		sqlOutboxBlock, sqlInsertOutbox, sqlRemoveOutbox, sqlLoadLedger, sqlAppendLedger,
 	}
 }
 

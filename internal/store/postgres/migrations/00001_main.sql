@@ -272,3 +272,4 @@ CREATE TABLE sandbox_ledger (
     record     TEXT COLLATE "C" NOT NULL, -- JSON
     PRIMARY KEY (tenant_id, charge_key, n)
 );
+CREATE INDEX sandbox_ledger_by_start ON sandbox_ledger (at_ns, tenant_id, charge_key) WHERE n = 1;
