@@ -78,8 +78,8 @@ func TestNginxBalancesAndNeverSendsAPostTwice(t *testing.T) {
 	one.drop.Store(true)
 	two.drop.Store(true)
 	before := one.asked.Load() + two.asked.Load()
-	if status, _ := ask(t, http.MethodPost, n.URL()+"/orders"); status != http.StatusBadGateway {
-		t.Errorf("status %d of a POST whose answer is lost, want 502", status)
+	if status, body := ask(t, http.MethodPost, n.URL()+"/orders"); status != http.StatusServiceUnavailable || !strings.Contains(body, "/outcome-unknown") {
+		t.Errorf("status %d of a POST whose answer is lost, want 503 and an unknown outcome; got %s", status, body)
 	}
 	if sent := one.asked.Load() + two.asked.Load() - before; sent != 1 {
 		t.Errorf("the POST was sent %d times, want once", sent)

@@ -330,6 +330,7 @@ func (o PostgresOptions) settings() map[string]string {
 		"max_wal_senders":            "10",
 		"max_replication_slots":      "10",
 		"hot_standby":                "on",
+		"hot_standby_feedback":       "on",
 		"fsync":                      "on",
 		"synchronous_commit":         "on",
 		"full_page_writes":           "on",

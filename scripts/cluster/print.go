@@ -36,14 +36,16 @@ Place an order in the demo's shop (again with the same Idempotency-Key, it is th
   ORDER=the id above
   curl "URL/orders/$ORDER/status?wait=30s" -H "Authorization: Bearer $TOKEN"
 
-Kill an instance and go on (it is started again after 3 s; what it had accepted is still in its log):
+Kill an instance under load (it is started again after 3 s, and what it had accepted is in its log), and check that nothing is lost:
 
-  kill -9 $(cat DIR/millrace-2.pid)
-  go run ./scripts/cluster status
+  export MILLRACE_TOKEN=$TOKEN
+  DIR/bin/millrace load events --url URL --rate 5000 --duration 20s --retry --acked DIR/acked.tsv &
+  kill -9 $(cat DIR/millrace-2.pid); go run ./scripts/cluster status
+  wait; DIR/bin/millrace verify events --url URL --acked DIR/acked.tsv
 
-Commands with an instance's configuration, such as verify:
+Commands with an instance's configuration, such as doctor:
 
-  (set -a; . DIR/millrace-1/env; DIR/bin/millrace verify events)
+  (set -a; . DIR/millrace-1/env; DIR/bin/millrace doctor)
 
 Stop everything: make cluster-down (KEEP=1 keeps the data)
 `)
