@@ -44,7 +44,7 @@ func openPayments(c *core) (*payments, error) {
 		}
 		provider, p.close = p.stripe, func() error { p.stripe.Close(); return nil }
 	default:
-		p.sandbox, err = sandbox.Open(sandbox.Options{Path: c.dir.file(sandboxName), Notify: p.noticed(logger)})
+		p.sandbox, err = sandbox.Open(sandbox.Options{Path: c.dir.file(sandboxName), Ledger: c.db.ledger, Notify: p.noticed(logger)})
 		if err != nil {
 			return nil, err
 		}

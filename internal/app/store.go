@@ -22,6 +22,7 @@ import (
 	"millrace/internal/lease"
 	"millrace/internal/order"
 	"millrace/internal/outbox"
+	"millrace/internal/payment/sandbox"
 	"millrace/internal/store/postgres"
 	"millrace/internal/store/sqlite"
 )
@@ -54,6 +55,8 @@ type chore struct {
 type storage struct {
 	database
 	chores []chore
+	// ledger is where the payment sandbox keeps its books, nil for a file of its own.
+	ledger sandbox.Ledger
 }
 
 // openStorage opens the store that the configuration names.
@@ -84,7 +87,7 @@ func openPostgres(ctx context.Context, cfg *config.Config, instance string, logg
 	if err != nil {
 		return nil, err
 	}
-	return &storage{database: db, chores: []chore{
+	return &storage{database: db, ledger: db.SandboxLedger(), chores: []chore{
 		{"maintain the partitions of events", maintainEvery, func(ctx context.Context) error { return db.MaintainEvents(ctx, time.Now()) }},
 		{"take over what instances that are gone left in the outbox", adoptEvery, func(ctx context.Context) error {
 			rows, err := db.AdoptOutbox(ctx)
