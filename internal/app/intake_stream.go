@@ -28,6 +28,7 @@ func openStream(ctx context.Context, c *core) (_ *streamIntake, err error) {
 	s := &streamIntake{never: make(chan struct{})}
 	ctx, cancel := context.WithTimeout(ctx, max(c.cfg.Store.Postgres.StartTimeout, longStartPause))
 	defer cancel()
+	c.logger.Info("waiting for the stream of events", "broker", c.cfg.Bus.Driver, "partitions", c.cfg.Events.Stream.Partitions, "replicas", c.cfg.Events.Stream.Replicas)
 	if s.broker, err = openStreamBroker(ctx, c); err != nil {
 		return nil, fmt.Errorf("the stream of events.ack stream: %w", err)
 	}

@@ -159,5 +159,5 @@ func defaultBus() Bus {
 }
 
 func defaultStream() Stream {
-	return Stream{Name: "millrace-events", Partitions: 8, Replicas: 3, MaxBytes: 8 * GiB, InflightBytes: 64 * MiB}
+	return Stream{Name: "millrace-events", Partitions: 8, Replicas: 3, MaxBytes: 1 * GiB, InflightBytes: 64 * MiB}
 }
