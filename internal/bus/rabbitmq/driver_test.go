@@ -177,6 +177,42 @@ func TestADelayedMessageSurvivesItsProcess(t *testing.T) {
 	}
 }
 
+// TestAMessageThatCannotBePutOffIsKept has delays for which the broker has no room
+// left: what it does not take waits here, and is given back in the end.
+func TestAMessageThatCannotBePutOffIsKept(t *testing.T) {
+	p := newPlace(shared.RabbitMQ(t))
+	o := p.options()
+	o.MaxBytes = 1 << 20
+	b := openFor(t, o)
+	const n = 20
+	tried := make(chan struct{}, 10*n)
+	g := workers()
+	g.Concurrency = n
+	s := subscribe(t, b, g, func(context.Context, *bus.Delivery) error {
+		tried <- struct{}{}
+		return &bus.RetryError{After: time.Hour, Cause: errors.New("not yet")}
+	})
+	for i := range n {
+		if err := b.Publish(within(t), []bus.Message{{Subject: "orders.placed", ID: fmt.Sprint(i), Data: make([]byte, 100<<10)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range n {
+		<-tried
+	}
+	if err := s.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	ch := p.dial(t)
+	later, err := ch.QueueDeclarePassive(p.prefix+".group.workers.delay-4096000ms", true, false, false, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept := depth(t, p, ch); kept == 0 || later.Messages == 0 || kept+later.Messages != n {
+		t.Errorf("%d messages are put off and %d kept, want %d in all", later.Messages, kept, n)
+	}
+}
+
 // TestAProcessWhoseHandlersAllHangTakesNoPart has one that does, until they end.
 func TestAProcessWhoseHandlersAllHangTakesNoPart(t *testing.T) {
 	p := newPlace(shared.RabbitMQ(t))

@@ -246,7 +246,7 @@ func TestAPartitionIsNoticedAndHeals(t *testing.T) {
 	p := newPlace(shared.RabbitMQ(t))
 	proxy := servertest.Proxy(t, servers.ProxyOptions{Target: p.server.Addr()})
 	o := p.options()
-	o.URLs, o.Heartbeat = []string{"amqp://" + proxy.Addr()}, 4*time.Second // given up after 6 s
+	o.URLs, o.Publishers, o.Heartbeat = []string{"amqp://" + proxy.Addr()}, 1, 4*time.Second // given up after 6 s
 	b, got := openFor(t, o), newTally()
 	subscribe(t, b, workers(), got.handle)
 	if err := b.Publish(within(t), []bus.Message{{Subject: "orders.placed", ID: "before"}}); err != nil {
@@ -281,6 +281,69 @@ func TestAPartitionIsNoticedAndHeals(t *testing.T) {
 	got.has(t, []string{"after"})
 }
 
+// TestWhatWasNotConfirmedIsNotTakenForSent cuts connections whose messages have
+// not reached the broker.
+func TestWhatWasNotConfirmedIsNotTakenForSent(t *testing.T) {
+	p := newPlace(shared.RabbitMQ(t))
+	proxy := servertest.Proxy(t, servers.ProxyOptions{Target: p.server.Addr()})
+	o := p.options()
+	o.URLs = []string{"amqp://" + proxy.Addr()}
+	b := openFor(t, o)
+	for range 3 {
+		until(t, "publishing", func() bool { return b.Publish(within(t), []bus.Message{{Subject: "orders.placed"}}) == nil })
+		proxy.BlackHole()
+		result := make(chan error, 1)
+		go func() { result <- b.Publish(within(t), []bus.Message{{Subject: "orders.placed"}}) }()
+		select {
+		case err := <-result:
+			t.Fatalf("Publish returned %v while the broker did not answer", err)
+		case <-time.After(100 * time.Millisecond): // it has been written
+		}
+		proxy.Cut()
+		if err := <-result; !errors.Is(err, bus.ErrUnavailable) {
+			t.Errorf("got %v, want ErrUnavailable", err)
+		}
+		if err := proxy.Pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestAPublisherStuckInAPartitionGoesOnAtAnotherNode has two ways to the broker,
+// of which the one in use forwards nothing any more.
+func TestAPublisherStuckInAPartitionGoesOnAtAnotherNode(t *testing.T) {
+	p := newPlace(shared.RabbitMQ(t))
+	first := newWire(t, p.server.Addr())
+	second := servertest.Proxy(t, servers.ProxyOptions{Target: p.server.Addr()})
+	second.Refuse()
+	o := p.options()
+	o.URLs = []string{"amqp://" + first.addr(), "amqp://" + second.Addr()}
+	o.Publishers, o.Heartbeat = 1, 4*time.Second
+	b, got := openFor(t, o), newTally()
+	until(t, "a connection", func() bool { return b.Ping(within(t)) == nil })
+	subscribe(t, b, workers(), got.handle)
+	if err := b.Publish(within(t), []bus.Message{{Subject: "orders.placed", ID: "before"}}); err != nil {
+		t.Fatal(err)
+	}
+	got.has(t, []string{"before"})
+	first.freeze()
+	if err := second.Pass(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	// More than the sockets hold: the only writer is stuck.
+	if err := b.Publish(ctx, large(64)); !errors.Is(err, bus.ErrUnavailable) {
+		t.Errorf("Publish in a partition: got %v, want ErrUnavailable", err)
+	}
+	until(t, "publishing at the other node", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return b.Publish(ctx, []bus.Message{{Subject: "orders.placed", ID: "after"}}) == nil
+	})
+	got.has(t, []string{"after"})
+}
+
 func large(n int) []bus.Message {
 	list := make([]bus.Message, n)
 	for i := range list {
@@ -293,15 +356,15 @@ func large(n int) []bus.Message {
 // memory, as it does by a frame of its own.
 func TestABrokerThatTakesNoMessagesIsToldAsSuch(t *testing.T) {
 	p := newPlace(shared.RabbitMQ(t))
-	alarm := newAlarm(t, p.server.Addr())
+	wire := newWire(t, p.server.Addr())
 	o := p.options()
-	o.URLs = []string{"amqp://" + alarm.listener.Addr().String()}
+	o.URLs = []string{"amqp://" + wire.addr()}
 	b, got := openFor(t, o), newTally()
 	subscribe(t, b, workers(), got.handle)
 	if err := b.Publish(within(t), []bus.Message{{Subject: "orders.placed", ID: "before"}}); err != nil {
 		t.Fatal(err)
 	}
-	alarm.set(true)
+	wire.block(true)
 	until(t, "that the alarm is known", func() bool { return b.Examine(within(t)).Blocked != "" })
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
@@ -313,7 +376,7 @@ func TestABrokerThatTakesNoMessagesIsToldAsSuch(t *testing.T) {
 	if passed := time.Since(begun); passed > 3*time.Second {
 		t.Errorf("Publish took %v, its context had 300 ms", passed)
 	}
-	alarm.set(false)
+	wire.block(false)
 	if err := b.Publish(within(t), []bus.Message{{Subject: "orders.placed", ID: "after"}}); err != nil {
 		t.Errorf("Publish after the alarm: %v", err)
 	}
@@ -323,83 +386,118 @@ func TestABrokerThatTakesNoMessagesIsToldAsSuch(t *testing.T) {
 	}
 }
 
-// alarm is a proxy that adds the broker's frames about blocked connections.
-type alarm struct {
+// wire is a proxy that knows the protocol's frames. It can add the broker's about
+// blocked connections, and freeze: then it reads and writes nothing more, and
+// closes nothing before the test ends.
+type wire struct {
 	listener net.Listener
 	target   string
 	running  sync.WaitGroup
+	frozen   chan struct{}
+	over     chan struct{}
 
 	mu    sync.Mutex // guards what follows; held while a frame is written
 	conns []net.Conn // to clients
 	all   []net.Conn
 }
 
-func newAlarm(t testing.TB, target string) *alarm {
+func newWire(t testing.TB, target string) *wire {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &alarm{listener: l, target: target}
-	a.running.Go(a.accept)
+	w := &wire{listener: l, target: target, frozen: make(chan struct{}), over: make(chan struct{})}
+	w.running.Go(w.accept)
 	t.Cleanup(func() {
+		close(w.over)
 		_ = l.Close()
-		a.mu.Lock()
-		for _, c := range a.all {
+		w.mu.Lock()
+		for _, c := range w.all {
 			_ = c.Close()
 		}
-		a.mu.Unlock()
-		a.running.Wait()
+		w.mu.Unlock()
+		w.running.Wait()
 	})
-	return a
+	return w
 }
 
-func (a *alarm) accept() {
+func (w *wire) addr() string { return w.listener.Addr().String() }
+
+func (w *wire) freeze() { close(w.frozen) }
+
+// flows waits until the end if the wire is frozen, and then returns false.
+func (w *wire) flows() bool {
+	select {
+	case <-w.frozen:
+		<-w.over
+		return false
+	default:
+		return true
+	}
+}
+
+func (w *wire) accept() {
 	for {
-		client, err := a.listener.Accept()
+		client, err := w.listener.Accept()
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", a.target)
+		server, err := net.Dial("tcp", w.target)
 		if err != nil {
 			_ = client.Close()
 			continue
 		}
-		a.mu.Lock()
-		a.conns, a.all = append(a.conns, client), append(a.all, client, server)
-		a.mu.Unlock()
-		a.running.Go(func() {
-			_, _ = io.Copy(server, client)
+		w.mu.Lock()
+		w.conns, w.all = append(w.conns, client), append(w.all, client, server)
+		w.mu.Unlock()
+		w.running.Go(func() {
+			w.bytes(server, client)
 			_ = server.Close()
 		})
-		a.running.Go(func() {
-			a.frames(client, server)
+		w.running.Go(func() {
+			w.frames(client, server)
 			_ = client.Close()
 		})
 	}
 }
 
-// frames forwards whole frames.
-func (a *alarm) frames(client, server net.Conn) {
+// bytes forwards what a client sends.
+func (w *wire) bytes(server, client net.Conn) {
+	buf := make([]byte, 32<<10)
+	for w.flows() {
+		n, err := client.Read(buf)
+		if err != nil || !w.flows() {
+			return
+		}
+		if _, err := server.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// frames forwards whole frames of the broker.
+func (w *wire) frames(client, server net.Conn) {
 	head := make([]byte, 7) // type, channel, size
-	for {
+	for w.flows() {
 		if _, err := io.ReadFull(server, head); err != nil {
+			_ = w.flows()
 			return
 		}
 		rest := make([]byte, binary.BigEndian.Uint32(head[3:])+1)
-		if _, err := io.ReadFull(server, rest); err != nil {
+		if _, err := io.ReadFull(server, rest); err != nil || !w.flows() {
 			return
 		}
-		a.mu.Lock()
+		w.mu.Lock()
 		_, err := client.Write(append(append([]byte(nil), head...), rest...))
-		a.mu.Unlock()
+		w.mu.Unlock()
 		if err != nil {
 			return
 		}
 	}
 }
 
-// set tells all clients connection.blocked or connection.unblocked.
-func (a *alarm) set(on bool) {
+// block tells all clients connection.blocked or connection.unblocked.
+func (w *wire) block(on bool) {
 	payload := []byte{0, 10, 0, 61}
 	if on {
 		const reason = "low on memory"
@@ -407,9 +505,9 @@ func (a *alarm) set(on bool) {
 	}
 	frame := append([]byte{1, 0, 0, 0, 0, 0, byte(len(payload))}, payload...)
 	frame = append(frame, 0xce)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, c := range a.conns {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.conns {
 		_, _ = c.Write(frame) // one that has ended needs none
 	}
 }
