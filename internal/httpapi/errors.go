@@ -71,8 +71,17 @@ func failure(ctx context.Context, err error) *problem {
 			after(retryUnavailable).because(err)
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return newProblem(slugClientGone, "the client closed the connection").because(err)
+	case isAway(err):
+		return newProblem(slugStoreUnavailable, "the database cannot be reached; nothing was changed unless this was a change whose answer was lost; try again after retryAfter seconds").
+			after(retryUnavailable).because(err)
 	}
 	return newProblem(slugInternal, "the server failed on this request; the failure is in its log under this instance").because(err)
+}
+
+// isAway says whether a store told that it cannot be reached.
+func isAway(err error) bool {
+	var away interface{ Unavailable() bool }
+	return errors.As(err, &away) && away.Unavailable()
 }
 
 func unavailableProblem(u *event.Unavailable) *problem {

@@ -53,7 +53,7 @@ func grantReader(ctx context.Context, conn *stdsql.Conn, role string) error {
 		return fmt.Errorf("the user %s may not set up the role %s, which reads for tenants; have an administrator run in this database, and try again: %s",
 			owner, role, strings.Join(missing, " "))
 	}
-	return grantTables(ctx, conn, quoted)
+	return grantTables(ctx, conn, role, quoted)
 }
 
 // isDone asks whether a step is done; what is about a role that is not there is not.
@@ -68,11 +68,31 @@ func isDone(ctx context.Context, conn *stdsql.Conn, query, role string) (done bo
 // grantTables lets the role read every table that row-level security keeps apart,
 // and what has nobody's rows and is read on a replica.
 // Partitions are read through their parents, whose rights and policies count.
-func grantTables(ctx context.Context, conn *stdsql.Conn, quoted string) error {
+//
+// Only what is missing is granted: instances start side by side, and a grant fails
+// when another one changes the table at that moment, by making a partition of it.
+// That is tried again.
+func grantTables(ctx context.Context, conn *stdsql.Conn, role, quoted string) error {
+	for tries := 1; ; tries++ {
+		err := grantMissing(ctx, conn, role, quoted)
+		if sqlState(err) != stateInternalError || tries == maxGrantTries {
+			return err
+		}
+	}
+}
+
+// maxGrantTries bounds how often rights are granted again.
+const maxGrantTries = 5
+
+// stateInternalError is what a concurrent change of one table's rights is told as.
+const stateInternalError = "XX000"
+
+func grantMissing(ctx context.Context, conn *stdsql.Conn, role, quoted string) error {
 	var tables stdsql.NullString
 	err := conn.QueryRowContext(ctx, `SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname) FROM pg_class c
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-  AND (c.relrowsecurity OR c.relname IN ('event_batches', 'instances'))`).Scan(&tables)
+  AND (c.relrowsecurity OR c.relname IN ('event_batches', 'instances'))
+  AND NOT has_table_privilege($1, c.oid, 'SELECT')`, role).Scan(&tables)
 	if err != nil || tables.String == "" {
 		return in("look up the tables of tenants", err)
 	}
