@@ -29,7 +29,7 @@ func (o *orders) Order(ctx context.Context, tenantID, id string) (found order.Or
 	})
 	switch {
 	case err != nil:
-		return order.Order{}, fmt.Errorf("read order %s: %w", id, err)
+		return order.Order{}, fmt.Errorf("read order %s: %w", id, asExpected(ctx, err))
 	case !there:
 		return order.Order{}, order.ErrNotFound
 	}
@@ -54,7 +54,7 @@ func (o *orders) History(ctx context.Context, tenantID, id string) ([]order.Hist
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the history of order %s: %w", id, err)
+		return nil, fmt.Errorf("read the history of order %s: %w", id, asExpected(ctx, err))
 	}
 	return entries, nil
 }
@@ -97,7 +97,7 @@ func (o *orders) Orders(ctx context.Context, q order.Query) (order.Page, error) 
 		return nil
 	})
 	if err != nil && !errors.Is(err, errPageFull) {
-		return order.Page{}, fmt.Errorf("list orders: %w", err)
+		return order.Page{}, fmt.Errorf("list orders: %w", asExpected(ctx, err))
 	}
 	return page, nil
 }
