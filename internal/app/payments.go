@@ -44,7 +44,11 @@ func openPayments(c *core) (*payments, error) {
 		}
 		provider, p.close = p.stripe, func() error { p.stripe.Close(); return nil }
 	default:
-		p.sandbox, err = sandbox.Open(sandbox.Options{Path: c.dir.file(sandboxName), Ledger: c.db.ledger, Notify: p.noticed(logger)})
+		o := sandbox.Options{Ledger: c.db.ledger, Notify: p.noticed(logger)}
+		if o.Ledger == nil {
+			o.Path = c.dir.file(sandboxName)
+		}
+		p.sandbox, err = sandbox.Open(o)
 		if err != nil {
 			return nil, err
 		}
