@@ -140,13 +140,15 @@ func TestWhenNobodyCanBeAskedTheOutcomeIsUnknown(t *testing.T) {
 func TestTheOutcomeOfATransaction(t *testing.T) {
 	db := openShops(t, freshDatabase(t), 1, 1)[0]
 	db.orders.patience = 100 * time.Millisecond
-	batch := newShoppers(1, 1).batch(1)
+	s := newShoppers(1, 1)
+	batch, others := s.batch(1), s.batch(1)
 	mustPlace(t, db, batch)
 	written := evidence{"demo", batch[0].Order.ID, 1}
 	var xid string
 	if err := db.hot.QueryRow(t.Context(), `SELECT xmin::text FROM order_history`).Scan(&xid); err != nil {
 		t.Fatal(err)
 	}
+	mustPlace(t, db, others)
 	tx, err := db.hot.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +167,7 @@ func TestTheOutcomeOfATransaction(t *testing.T) {
 		fails string
 	}{
 		{"committed, and its row is there", xid, written, true, ""},
-		{"committed, but by another transaction with the same id", xid, evidence{"demo", batch[0].Order.ID, 2}, false, ""},
+		{"committed, but the row is another transaction's: the id was given out twice", xid, evidence{"demo", others[0].Order.ID, 1}, false, ""},
 		{"never heard of", strconv.FormatUint(future+1_000_000, 10), written, false, ""},
 		{"still running", running, written, false, "in progress"},
 	} {
@@ -209,4 +211,30 @@ func TestACallerThatGivesUpDuringTheStatementsHasDoneNothing(t *testing.T) {
 		t.Errorf("the stock: %+v", got)
 	}
 	mustPlace(t, db, s.batch(9))
+}
+
+func TestACallerThatGivesUpBeforeTheServerAnswersHasDoneNothing(t *testing.T) {
+	db, proxy := throughProxy(t)
+	s := newShoppers(1, 1)
+	mustPlace(t, db, s.batch(1))
+	placements := s.batch(1)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	err := db.orders.transact(ctx, 1, func(int, int) batch {
+		return &interrupted{batch: &placing{o: db.orders, policy: benchPolicy, placements: placements, details: []string{"{}"}}, after: proxy.BlackHole}
+	}, func(i int, err error) { t.Errorf("it was set aside: %v", err) })
+	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, order.ErrUnknownOutcome) {
+		t.Errorf("Place: %v, want an error that says that nothing was placed", err)
+	}
+	if took := time.Since(began); took > commitTime/2 {
+		t.Errorf("it took %v to give up", took)
+	}
+	if err := proxy.Pass(); err != nil {
+		t.Fatal(err)
+	}
+	if n := tally(t, db, `SELECT count(*) FROM orders`); n != 1 {
+		t.Errorf("there are %d orders, want 1", n)
+	}
+	mustPlace(t, db, s.batch(1))
 }
