@@ -124,7 +124,9 @@ func (n *NATS) addNode(i int, binary string) error {
 func (d *NATSNode) configure() error {
 	n := d.nats
 	var b strings.Builder
-	fmt.Fprintf(&b, "server_name: %s\nlisten: %q\nhttp: %q\n", d.name, loopback(d.port), loopback(d.monitor))
+	// The largest body of a request, and what is noted about it, must fit into one
+	// message.
+	fmt.Fprintf(&b, "server_name: %s\nlisten: %q\nhttp: %q\nmax_payload: 8MB\n", d.name, loopback(d.port), loopback(d.monitor))
 	fmt.Fprintf(&b, "authorization { user: %s, password: %q }\n", natsUser, n.password)
 	fmt.Fprintf(&b, "jetstream { store_dir: %q, sync_interval: %s, max_memory_store: 256MB, max_file_store: 16GB }\n", filepath.Join(d.home.dir, "data"), n.o.SyncInterval)
 	if c := n.o.TLS; c != nil {

@@ -86,6 +86,8 @@ func (b *backing) environment(ctx context.Context, c *cluster) ([]string, error)
 		"MILLRACE_BUS__NATS__REPLICAS=3",
 		"MILLRACE_BUS__NATS__MONITOR_URLS=" + strings.Join(monitors, ","),
 		// The demo's merchant is in one instance; all of them deliver to it.
+		// A client that repeats a batch may reach another instance.
+		"MILLRACE_EVENTS__DEDUPE__MODE=exact",
 		"MILLRACE_WEBHOOKS__ALLOWED_NETS=127.0.0.1/32",
 	}
 	for variable, secret := range map[string]string{
