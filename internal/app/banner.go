@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"millrace/internal/auth"
+	"millrace/internal/config"
 )
 
 // demoTenant is whose token the start-up message shows.
@@ -20,11 +22,18 @@ const demoSKU = "tee-black-m"
 func printBanner(out io.Writer, c *core, l *listeners) {
 	base := baseURL(c, l)
 	fmt.Fprintf(out, "\nmillrace %s\n\n", Version())
-	fmt.Fprintf(out, "  API      %s    docs %s/docs\n", base, base)
+	if c.has(config.RoleAPI) {
+		fmt.Fprintf(out, "  API      %s    docs %s/docs\n", base, base)
+	} else {
+		fmt.Fprintf(out, "  health   %s/readyz    roles %s\n", base, strings.Join(c.cfg.Roles, ", "))
+	}
 	if l.admin != nil {
 		fmt.Fprintf(out, "  admin    http://%s/metrics\n", l.admin.Addr())
 	}
 	fmt.Fprintf(out, "  data     %s\n\n", c.dir.path)
+	if !c.has(config.RoleAPI) {
+		return
+	}
 	if !isLoopback(l.api.Addr()) {
 		fmt.Fprintf(out, "Mint a token:\n\n  millrace token --data %s --tenant %s --subject me --scope \"events:write events:read\"\n\n", c.dir.path, demoTenant)
 		return

@@ -79,12 +79,12 @@ func start(t *testing.T, cfg *config.Config) *server {
 			t.Fatalf("the server ended: %v", err)
 		default:
 		}
-		if out.find(`See it:\n\n(.+)\n`) == "" {
+		if out.find(`See it:\n\n(.+)\n`) == "" && out.find(`health +(\S+)/readyz`) == "" {
 			return fmt.Errorf("not yet")
 		}
 		return nil
 	})
-	s.base, s.admin = out.find(`API +(\S+)`), "http://"+out.find(`admin +http://([^/]+)/`)
+	s.base, s.admin = out.find(`(?:API|health) +(http[^\s]*:[0-9]+)`), "http://"+out.find(`admin +http://([^/]+)/`)
 	s.token = out.find(`all scopes, 24 hours:\n +(\S+)`)
 	return s
 }

@@ -175,6 +175,7 @@ func (p *process) serve(ctx context.Context, c *core, w *works, began time.Time,
 		}
 	})
 	p.logger.Info("ready", "version", Version(), "listen", l.api.Addr().String(), "data", c.dir.path, "ack", c.cfg.Events.Ack,
+		"instance", c.instance, "roles", c.cfg.Roles, "store", c.cfg.Store.Driver, "bus", c.cfg.Bus.Driver,
 		"startup", time.Since(began).Round(time.Millisecond))
 	if c.cfg.Events.Ack == "memory" {
 		p.logger.Warn("events.ack is memory: events are answered before they are written, and a crash loses the last of them")
