@@ -35,13 +35,16 @@ import (
 //   - insert scans the body and inserts its events in one statement and one
 //     transaction with synchronous=FULL before it answers: as durable as the
 //     server, and what most services do.
+//   - postgres does as insert, in PostgreSQL through pgx, into the tables that the
+//     server has made there.
 //
 // They do without authentication, rates, metrics and duplicates, which is in
 // their favour.
 const (
-	baselineInsert  = "insert"
-	baselineChannel = "channel"
-	baselineDiscard = "discard"
+	baselineInsert   = "insert"
+	baselineChannel  = "channel"
+	baselineDiscard  = "discard"
+	baselinePostgres = "postgres"
 )
 
 // keeper takes the events of one request. What they point to is valid until it
@@ -64,8 +67,10 @@ func serveBaseline(ctx context.Context, which, listen, dir string) error {
 	case baselineChannel:
 		k, err = newChannel(ctx, dir)
 	case baselineDiscard:
+	case baselinePostgres:
+		k, err = newPostgresInserter(ctx, os.Getenv(baselineDSN))
 	default:
-		return fmt.Errorf("-baseline %s: must be insert, channel or discard", which)
+		return fmt.Errorf("-baseline %s: must be insert, channel, discard or postgres", which)
 	}
 	if err != nil {
 		return err
@@ -299,8 +304,9 @@ func baselines(ctx context.Context, b *bench, r *result) error {
 	return nil
 }
 
-// baseline starts this program as a baseline server.
-func (b *bench) baseline(ctx context.Context, r *result, which string) (*target, error) {
+// baseline starts this program as a baseline server, with further variables that
+// the record does not show.
+func (b *bench) baseline(ctx context.Context, r *result, which string, env ...string) (*target, error) {
 	b.started++
 	dir := filepath.Join(b.dir, strconv.Itoa(b.started))
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -313,6 +319,7 @@ func (b *bench) baseline(ctx context.Context, r *result, which string) (*target,
 	r.command("go run ./bench", []string{"-baseline", which, "-data", "DIR"})
 	cmd := exec.Command(b.self, "-baseline", which, "-listen", listen, "-data", dir)
 	cmd.Stderr = os.Stderr
+	cmd.Env = append(os.Environ(), env...)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,7 +37,8 @@ type bench struct {
 	binary, self string
 	quick        bool
 	log          io.Writer
-	started      int // servers so far
+	started      int          // servers so far
+	reports      atomic.Int64 // files of reports so far
 }
 
 // measure runs one scenario, whatever becomes of it.
@@ -94,27 +96,46 @@ func (b *bench) serveOn(ctx context.Context, r *result, dir string, args ...stri
 // launch starts the real server with further variables and waits until ready says
 // so.
 func (b *bench) launch(ctx context.Context, r *result, dir string, isReady func(*blackbox.Server, context.Context) error, env []string, args ...string) (*target, error) {
-	o := blackbox.Options{Binary: b.binary, Data: dir, Output: dir + ".output", Args: append([]string{"--log-level", "warn"}, args...), Env: env}
+	token, err := blackbox.TokenFor(ctx, b.binary, dir, "bench", "admin")
+	if err != nil {
+		return nil, err
+	}
+	return b.launchWith(ctx, r, launch{dir: dir, token: token, isReady: isReady, env: env, args: args})
+}
+
+// launch says how the real server is started.
+type launch struct {
+	dir, token string
+	isReady    func(*blackbox.Server, context.Context) error
+	args       []string
+	// env are variables that the record shows; hidden are others, which may be
+	// secrets.
+	env, hidden []string
+}
+
+func (b *bench) launchWith(ctx context.Context, r *result, l launch) (*target, error) {
+	dir := l.dir
+	o := blackbox.Options{
+		Binary: b.binary, Data: dir, Output: dir + ".output", Args: append([]string{"--log-level", "warn"}, l.args...),
+		Env: slices.Concat(l.hidden, l.env),
+	}
 	var err error
 	for _, address := range []*string{&o.Listen, &o.Admin} {
 		if *address, err = blackbox.FreeAddress(); err != nil {
 			return nil, err
 		}
 	}
-	t := &target{url: "http://" + o.Listen}
-	if t.token, err = blackbox.TokenFor(ctx, b.binary, dir, "bench", "admin"); err != nil {
-		return nil, err
-	}
+	t := &target{url: "http://" + o.Listen, token: l.token}
 	began := time.Now()
 	if t.server, err = blackbox.Start(o); err != nil {
 		return nil, err
 	}
 	shown := o
 	shown.Data, shown.Listen, shown.Admin = "DIR", "127.0.0.1:8080", "127.0.0.1:9090"
-	r.command(strings.Join(append(env, "bin/millrace"), " "), shown.Command())
+	r.command(strings.Join(append(slices.Clone(l.env), "bin/millrace"), " "), shown.Command())
 	ready, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := isReady(t.server, ready); err != nil {
+	if err := l.isReady(t.server, ready); err != nil {
 		t.server.Kill()
 		return nil, err
 	}
@@ -135,13 +156,24 @@ func (b *bench) offer(ctx context.Context, r *result, t *target, args ...string)
 
 // load runs `millrace load` and reads its report.
 func (b *bench) load(ctx context.Context, r *result, t *target, what string, report any, args []string) error {
-	file := filepath.Join(b.dir, what+".json")
-	args = append([]string{"load", what}, args...)
-	shown := slices.Clone(args)
+	r.loadCommand(what, args)
+	return b.runLoad(ctx, t, what, report, args)
+}
+
+// loadCommand records a call of `millrace load`.
+func (r *result) loadCommand(what string, args []string) {
+	shown := append([]string{"load", what}, args...)
 	if i := slices.Index(shown, "--acked"); i >= 0 && i+1 < len(shown) {
 		shown[i+1] = "FILE" // its place says nothing to who repeats it
 	}
 	r.command("bin/millrace", shown)
+}
+
+// runLoad does as load and records nothing, so that several may run at once.
+func (b *bench) runLoad(ctx context.Context, t *target, what string, report any, args []string) error {
+	file := filepath.Join(b.dir, fmt.Sprintf("%s-%d.json", what, b.reports.Add(1)))
+	defer os.Remove(file)
+	args = append([]string{"load", what}, args...)
 	if err := b.command(ctx, t, append(args, "--url", t.url, "--json", file)...); err != nil {
 		return err
 	}

@@ -1,7 +1,7 @@
 // Command bench measures the real server and its baselines on this machine and
 // records the results.
 //
-//	go run ./bench                          all scenarios, about 40 minutes
+//	go run ./bench                          all scenarios, about 55 minutes
 //	go run ./bench -quick                   the same, a few seconds each
 //	go run ./bench -only ingest50k,max      some of them
 //	go run ./bench -list                    what there is
@@ -12,8 +12,11 @@
 // metrics and /proc. The generator shares the machine with the server; the CPU
 // time of both is in the results.
 //
-// Results go to bench/results/<date>-events.md and -orders.md, and .json of both:
-// each with its command, and next to it what it must reach.
+// The scenarios whose names begin with pg- start PostgreSQL, Redis and NATS besides,
+// on the same cores and disk; they take about 15 minutes of the whole.
+//
+// Results go to bench/results/<date>-events.md, -orders.md and -cluster.md, and
+// .json of each: each with its command, and next to it what it must reach.
 package main
 
 import (
@@ -60,7 +63,7 @@ func run(ctx context.Context, args []string) error {
 	flags.BoolVar(&o.list, "list", false, "list the scenarios")
 	flags.StringVar(&o.data, "data", "", "folder for data directories; default bench/ in the source")
 	flags.StringVar(&o.out, "out", "", "folder for the results; default bench/results in the source")
-	flags.StringVar(&o.baseline, "baseline", "", "serve a baseline: insert, channel or discard (used by the benchmark itself)")
+	flags.StringVar(&o.baseline, "baseline", "", "serve a baseline: insert, channel, discard or postgres (used by the benchmark itself)")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8088", "with -baseline: where to listen")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 
 // scenarios lists what is measured, in the order of the record.
 func scenarios() []scenario {
-	return append([]scenario{
+	return slices.Concat([]scenario{
 		{"events", "ingest50k", "50,000 events a second for 60 s in batches of 100 of 480 B, after another 60 s at that rate, so that the dedupe window of two minutes is full", ingest50k},
 		{"events", "ingest80k", "80,000 events a second for 60 s", ingest80k},
 		{"events", "max", "As fast as the server answers for 10 s (closed loop), and how long the rest then takes to be queryable", ingestMax},
@@ -21,7 +22,7 @@ func scenarios() []scenario {
 		{"events", "baselines", "The server against simpler ones, as fast as each answers for 10 s, same batches", baselines},
 		{"events", "github", "50,000 GitHub webhook payloads of 1 to 40 KB, then each looked up and compared", github},
 		{"events", "startup", "Start after kill -9 with a backlog of 1 GiB, until the server accepts events", startup},
-	}, orderScenarios()...)
+	}, orderScenarios(), clusterScenarios())
 }
 
 const mib = 1 << 20
