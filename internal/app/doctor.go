@@ -168,7 +168,11 @@ func lookAtBus(ctx context.Context, cfg *config.Config) []cli.Finding {
 	case cfg.Bus.NATS.URL != "":
 		return lookAtNATS(ctx, cfg)
 	}
-	return []cli.Finding{fine("bus", "broker", "embedded in each instance")}
+	f := fine("bus", "broker", "embedded in each instance")
+	if cfg.Store.Driver == "postgres" {
+		f.Grade, f.Advice = cli.GradeWarning, "with several instances each hears only of its own orders at once, and of others' from the sweeper: set bus.nats.url to a NATS server of all, or choose another bus.driver"
+	}
+	return []cli.Finding{f}
 }
 
 func lookAtNATS(ctx context.Context, cfg *config.Config) []cli.Finding {

@@ -29,7 +29,7 @@ type Store struct {
 type Postgres struct {
 	DSN              Secret        `key:"dsn" doc:"Connection string or URL of the primary, as libpq takes it: postgres://millrace:password@db-1:5432/millrace?sslmode=verify-full."`
 	ReplicaDSN       Secret        `key:"replicaDsn" doc:"Connection string of a streaming replica for histories, the catalogue and queries of events; empty reads all from the primary."`
-	ReplicaMaxLag    time.Duration `key:"replicaMaxLag" min:"1s" max:"1h" doc:"How far behind the replica may be; beyond it reads go to the primary."`
+	ReplicaMaxLag    time.Duration `key:"replicaMaxLag" min:"2s" max:"1h" doc:"How far behind the replica may be; beyond it reads go to the primary."`
 	MaxConnections   int           `key:"maxConnections" unit:"connections" min:"6" max:"1000" doc:"Most connections of this instance to the primary."`
 	StatementTimeout time.Duration `key:"statementTimeout" min:"1s" max:"10m" doc:"Time one statement may take."`
 	ConnectTimeout   time.Duration `key:"connectTimeout" min:"100ms" max:"1m" doc:"Time one try to connect may take."`

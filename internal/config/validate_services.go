@@ -77,6 +77,9 @@ func (v *validator) bus(c *Config) {
 		if b.NATS.URL == "" && b.NATS.Replicas > 1 {
 			v.add("bus.nats.replicas", strconv.Itoa(b.NATS.Replicas), "the embedded broker is one server; set bus.nats.url, or replicas to 1")
 		}
+		if b.NATS.URL == "" && !slices.Contains(c.Roles, RoleWorker) {
+			v.add("bus.nats.url", `""`, "no worker hears the embedded broker of an instance without the role worker; set it to a NATS server of all instances, or choose another bus.driver")
+		}
 	case "rabbitmq":
 		if len(b.RabbitMQ.URLs) == 0 {
 			v.add("bus.rabbitmq.urls", "[]", "it is empty; name the nodes, such as amqp://rabbit-1:5672")
