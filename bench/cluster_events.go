@@ -172,7 +172,7 @@ func pgInserted(ctx context.Context, b *bench, r *result, s *backing) (rate floa
 	if err != nil {
 		return 0, err
 	}
-	r.note("one insert per request: %s answered, %s rows in the table, accept p99 %s ms", number(float64(report.Events.Acked)), number(stored-before), number(report.Accept.P99Ms))
+	r.note("one insert per request: %s answered, %s rows in the table, accept p99 %s ms; without authentication, rates, metrics, duplicates, statistics and positions", number(float64(report.Events.Acked)), number(stored-before), number(report.Accept.P99Ms))
 	if n := notAcked(report); n > 0 {
 		r.note("one insert per request: %s of %s events were not acknowledged: %v %q", number(n), number(float64(report.Events.Sent)), report.Statuses, report.Examples)
 	}
