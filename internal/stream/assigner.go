@@ -48,6 +48,11 @@ type AssignerOptions struct {
 	ReadAheadBytes int64
 	// TrimEvery is the least time between two trims of a partition, 2 s if zero.
 	TrimEvery time.Duration
+	// TrimAfter is how long messages stay in the stream once they are in the store,
+	// 110 s if zero. It must be longer than the DecideWithin of every Publisher, or a
+	// message that is sent again because its answer was lost can be there twice after
+	// the servers were restarted; longer than the servers remember ids is of no use.
+	TrimAfter time.Duration
 	// MaxRest bounds how long this instance leaves a partition to others after its
 	// sink has failed, 30 s if zero.
 	MaxRest time.Duration
@@ -61,6 +66,7 @@ func (o AssignerOptions) withDefaults() (AssignerOptions, error) {
 	o.LeaseTTL = orDefault(o.LeaseTTL, 10*time.Second)
 	o.ReadAheadBytes = orDefault(o.ReadAheadBytes, 8<<20)
 	o.TrimEvery = orDefault(o.TrimEvery, 2*time.Second)
+	o.TrimAfter = orDefault(o.TrimAfter, defaultDecideWithin+10*time.Second)
 	o.MaxRest = orDefault(o.MaxRest, 30*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
@@ -76,7 +82,7 @@ func (o AssignerOptions) withDefaults() (AssignerOptions, error) {
 		return o, errors.New("an assigner of partitions needs a broker, leases and a way to make sinks")
 	case o.Instance == "":
 		return o, errors.New("an assigner of partitions needs the name of this instance")
-	case o.LeaseTTL < 0 || o.ReadAheadBytes < 0 || o.TrimEvery < 0 || o.MaxRest < 0:
+	case o.LeaseTTL < 0 || o.ReadAheadBytes < 0 || o.TrimEvery < 0 || o.TrimAfter < 0 || o.MaxRest < 0:
 		return o, errors.New("a bound of the assigner of partitions is negative")
 	}
 	return o, nil

@@ -255,7 +255,7 @@ func TestWhatIsSunkIsTrimmedAndTheReaderHoldsNoMoreThanItMay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := openPartition(t.Context(), partitionOptions{broker: b, readAhead: int64(10 * len(pack)), trimEvery: time.Second, metrics: NewMetrics(nil)})
+		p, err := openPartition(t.Context(), partitionOptions{broker: b, readAhead: int64(10 * len(pack)), trimEvery: time.Second, trimAfter: time.Minute, metrics: NewMetrics(nil)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,13 +270,24 @@ func TestWhatIsSunkIsTrimmedAndTheReaderHoldsNoMoreThanItMay(t *testing.T) {
 		if err := errors.Join(frames.Close(), p.Release(50)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(59 * time.Second)
+		if s, _ := b.State(t.Context(), 0); s.First != 1 {
+			t.Errorf("while the messages can be sent again: %+v", s)
+		}
+		if err := p.Release(60); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
 		if s, _ := b.State(t.Context(), 0); s.First != 50 || s.Next != 101 {
 			t.Errorf("after the release of 50: %+v", s)
 		}
 		p.Close()
 		i := startInstance(t, AssignerOptions{Broker: b, Leases: newMemLeases(), Instance: "one", NewSink: newSink(store)})
-		time.Sleep(10 * time.Second)
+		time.Sleep(defaultDecideWithin)
+		if s, _ := b.State(t.Context(), 0); s.First != 50 {
+			t.Errorf("by default, while the messages can be sent again: %+v", s)
+		}
+		time.Sleep(20 * time.Second)
 		if s, _ := b.State(t.Context(), 0); s.First != 101 || len(store.stored()) != 51 {
 			t.Errorf("%d events are stored, %+v", len(store.stored()), s)
 		}

@@ -49,7 +49,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		backlogMessages: f.NewGaugeVec(prometheus.GaugeOpts{Name: "millrace_stream_backlog_messages",
 			Help: "Messages of a partition that are not in the store, told by its owner."}, []string{"partition"}),
 		backlogBytes: f.NewGaugeVec(prometheus.GaugeOpts{Name: "millrace_stream_backlog_bytes",
-			Help: "Bytes of a partition that are not trimmed, told by its owner."}, []string{"partition"}),
+			Help: "Bytes of a partition that are not trimmed, told by its owner; what is in the store stays for about two minutes."}, []string{"partition"}),
 		trimFailures: f.NewCounter(prometheus.CounterOpts{Name: "millrace_stream_trim_failures_total",
 			Help: "Times a partition could not be trimmed; it is tried again."}),
 		lostMessages: f.NewCounter(prometheus.CounterOpts{Name: "millrace_stream_lost_messages_total",

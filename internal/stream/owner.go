@@ -81,7 +81,7 @@ func (o *owner) own() (err error) {
 	a := o.a
 	p, err := openPartition(o.ctx, partitionOptions{
 		broker: a.o.Broker, number: o.n, acceptLoss: a.o.AcceptLoss, readAhead: a.o.ReadAheadBytes,
-		trimEvery: a.o.TrimEvery, logger: a.o.Logger, metrics: a.o.Metrics,
+		trimEvery: a.o.TrimEvery, trimAfter: a.o.TrimAfter, logger: a.o.Logger, metrics: a.o.Metrics,
 	})
 	if err != nil {
 		return o.unlessEnded(err)

@@ -17,6 +17,7 @@ type partitionOptions struct {
 	acceptLoss bool
 	readAhead  int64
 	trimEvery  time.Duration
+	trimAfter  time.Duration
 	logger     *slog.Logger
 	metrics    *Metrics
 }
@@ -32,7 +33,7 @@ type Partition struct {
 
 	mu       sync.Mutex // guards what follows
 	state    State
-	released uint64
+	released retention
 }
 
 var (
@@ -44,7 +45,7 @@ var (
 const stateTimeout = 10 * time.Second
 
 func openPartition(ctx context.Context, o partitionOptions) (*Partition, error) {
-	p := &Partition{o: o, done: make(chan struct{})}
+	p := &Partition{o: o, done: make(chan struct{}), released: retention{keep: o.trimAfter}}
 	state, err := p.ask(ctx)
 	if err != nil {
 		return nil, err
@@ -127,11 +128,11 @@ func (p *Partition) ReadFrames(from uint64) (event.Frames, error) {
 }
 
 // Release notes that everything below upTo is in the store. The partition is
-// trimmed behind it, a little later.
+// trimmed behind it once its messages cannot be sent again any more.
 func (p *Partition) Release(upTo uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.released = max(p.released, upTo)
+	p.released.note(upTo, time.Now())
 	return nil
 }
 
@@ -146,8 +147,8 @@ func (p *Partition) backlog(committed uint64) (messages uint64, bytes int64) {
 	return messages, p.state.Bytes
 }
 
-// trim removes what is released, at most once in trimEvery: for the servers it
-// costs about as much as a message.
+// trim removes what was released trimAfter ago, at most once in trimEvery: for the
+// servers it costs about as much as a message.
 func (p *Partition) trim(ctx context.Context) {
 	defer close(p.done)
 	ticker := time.NewTicker(p.o.trimEvery)
@@ -160,7 +161,7 @@ func (p *Partition) trim(ctx context.Context) {
 		case <-ticker.C:
 		}
 		p.mu.Lock()
-		upTo := p.released
+		upTo := p.released.settle(time.Now())
 		p.mu.Unlock()
 		if upTo <= trimmed {
 			continue

@@ -36,7 +36,7 @@ type PublisherOptions struct {
 	AckTimeout time.Duration
 	// DecideWithin is how long it is tried to find out what became of a message that
 	// was not answered, 100 s if zero. It must be less than the broker remembers the
-	// ids of messages.
+	// ids of messages, and than the TrimAfter of every Assigner.
 	DecideWithin time.Duration
 	Logger       *slog.Logger
 	Metrics      *Metrics
@@ -46,6 +46,7 @@ const (
 	defaultRecordBytes   = 4 << 20
 	defaultPackBytes     = 512 << 10
 	defaultInflightBytes = 64 << 20
+	defaultDecideWithin  = 100 * time.Second
 	// coolDown is how long a partition rests that has just refused.
 	coolDown = 250 * time.Millisecond
 	// refuseFor is how long everything is refused after no partition took a message.
@@ -58,7 +59,7 @@ func (o PublisherOptions) withDefaults() (PublisherOptions, error) {
 	o.MaxInflightBytes = orDefault(o.MaxInflightBytes, defaultInflightBytes)
 	o.MessagesPerPartition = orDefault(o.MessagesPerPartition, 2)
 	o.AckTimeout = orDefault(o.AckTimeout, 10*time.Second)
-	o.DecideWithin = orDefault(o.DecideWithin, 100*time.Second)
+	o.DecideWithin = orDefault(o.DecideWithin, defaultDecideWithin)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -45,7 +45,9 @@ type Options struct {
 	Replicas int
 	// MaxBytes bounds one partition; beyond it publishing is refused. It is looked at
 	// every two seconds, and brokers give space back by whole segments: the bound is
-	// exceeded by what comes meanwhile. 8 GiB if zero.
+	// exceeded by what comes meanwhile. 8 GiB if zero. It has to hold two minutes of
+	// messages, for which they stay once they are in the store, and the backlog while
+	// the store is away.
 	MaxBytes int64
 	// MaxMessageBytes is the largest message, 5 MiB if zero. The topic is made for it.
 	MaxMessageBytes int

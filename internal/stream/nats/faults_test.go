@@ -256,7 +256,7 @@ func TestTwoOwnersOfOnePartitionStoreEverythingOnce(t *testing.T) {
 	rival := newFleet(t)
 	strangers := &fleet{t, f.db}
 	other, err := stream.NewAssigner(stream.AssignerOptions{
-		Broker: b, Leases: rival.db.Leases(), Instance: "two", TrimEvery: 100 * time.Millisecond,
+		Broker: b, Leases: rival.db.Leases(), Instance: "two", TrimEvery: 100 * time.Millisecond, TrimAfter: 100 * time.Millisecond,
 		NewSink: func(p *stream.Partition) (stream.Sink, error) {
 			return event.NewSink(event.SinkOptions{Log: p, Advice: p.Advice(), Store: strangers.db.Events(), DeadLetters: strangers.db.DeadLetters()})
 		},

@@ -36,7 +36,9 @@ type Options struct {
 	Partitions int
 	// Replicas is on how many servers each message is kept, 3 if zero.
 	Replicas int
-	// MaxBytes bounds one partition; beyond it publishing is refused. 8 GiB if zero.
+	// MaxBytes bounds one partition; beyond it publishing is refused. 8 GiB if zero. It
+	// has to hold two minutes of messages, for which they stay once they are in the
+	// store, and the backlog while the store is away.
 	MaxBytes int64
 	// Duplicates is how long the servers remember the ids of messages, 2 minutes if
 	// zero. A Publisher's DecideWithin must be shorter.
