@@ -127,7 +127,7 @@ func (p *Partition) ReadFrames(from uint64) (event.Frames, error) {
 	return newReader(p, from), nil
 }
 
-// Release notes that everything below upTo is in the store. The partition is
+// Release notes that everything below upTo is in the store, and nothing else. The partition is
 // trimmed behind it once its messages cannot be sent again any more.
 func (p *Partition) Release(upTo uint64) error {
 	p.mu.Lock()

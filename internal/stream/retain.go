@@ -25,12 +25,17 @@ type release struct {
 // stays longer than it has to by one part of so many, at most.
 const maxReleases = 64
 
-// note notes that everything below upTo is in the store.
+// note notes that the store stands at upTo: everything below is in it, and nothing
+// else. A store stands before where it stood if it lost its last commits.
 func (r *retention) note(upTo uint64, now time.Time) {
-	r.settle(now)
+	r.due = min(r.settle(now), upTo)
 	n := len(r.pending)
+	for n > 0 && r.pending[n-1].upTo > upTo {
+		n--
+	}
+	r.pending = r.pending[:n]
 	switch {
-	case upTo <= r.due || n > 0 && upTo <= r.pending[n-1].upTo:
+	case upTo == r.due || n > 0 && upTo == r.pending[n-1].upTo:
 		return // it was known
 	case n > 0 && now.Sub(r.pending[n-1].first) < r.keep/maxReleases:
 		r.pending[n-1].upTo, r.pending[n-1].last = upTo, now

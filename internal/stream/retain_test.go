@@ -20,8 +20,10 @@ func TestWhatWasReleasedStaysForTheTimeGivenAndAPartMore(t *testing.T) {
 			map[time.Duration]uint64{keep - 1: 0, keep: 5, keep + 10*time.Second - 1: 5, keep + 10*time.Second: 8}},
 		"releases that are one wait for the last": {map[time.Duration]uint64{0: 5, time.Second - 1: 8},
 			map[time.Duration]uint64{keep: 0, keep + time.Second - 2: 0, keep + time.Second - 1: 8}},
-		"a release of what was released": {map[time.Duration]uint64{0: 5, 10 * time.Second: 4, 20 * time.Second: 5},
-			map[time.Duration]uint64{keep: 5, time.Hour: 5}},
+		"the same again": {map[time.Duration]uint64{0: 5, 10 * time.Second: 5},
+			map[time.Duration]uint64{keep - 1: 0, keep: 5, time.Hour: 5}},
+		"a store that lost its last commits": {map[time.Duration]uint64{0: 5, 10 * time.Second: 9, 20 * time.Second: 7},
+			map[time.Duration]uint64{keep: 5, keep + 19*time.Second: 5, keep + 20*time.Second: 7, time.Hour: 7}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for at, want := range c.want {
