@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 )
@@ -77,6 +78,7 @@ func admin(o *Options) (*stdsql.DB, string, error) {
 	}
 	conn := c.ConnConfig
 	conn.DialFunc = dialer(o.ConnectTimeout, maxMigration)
+	conn.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
 	for _, name := range []string{"statement_timeout", "idle_in_transaction_session_timeout"} {
 		conn.RuntimeParams[name] = "0"
 	}

@@ -31,6 +31,9 @@ const (
 	// cancelGrace is how long a statement whose caller has gone may take to end on the
 	// server's side before the connection is given up.
 	cancelGrace = 2 * time.Second
+	// ownerIdleTime bounds how long the server keeps a transaction of the owner's, and
+	// the locks it has, for a process that is paused or cut off.
+	ownerIdleTime = 2500 * time.Millisecond
 	// tenantSetting is the session setting that row-level security reads.
 	tenantSetting = "millrace.tenant"
 	// vitalConns are for what must not wait behind work: the heartbeat, and asking for
@@ -146,6 +149,8 @@ func ownerPool(ctx context.Context, o *Options, conns int) (*pgxpool.Pool, error
 	if err != nil {
 		return nil, err
 	}
+	c.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
+	c.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = millis(min(o.StatementTimeout, ownerIdleTime))
 	// A statement whose caller has gone is cancelled on the server, and its answer
 	// waited for: what was committing then has a known outcome. (The other pools' are
 	// cancelled too, and give up the connection.)
@@ -165,6 +170,9 @@ func readerPool(ctx context.Context, o *Options, dsn string, conns int) (*pgxpoo
 	p := c.ConnConfig.RuntimeParams
 	p["role"] = o.ReadRole
 	p["default_transaction_read_only"] = "on"
+	if dsn == o.DSN { // several hosts may be named; the replica's is checked by who looks at it
+		c.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
+	}
 	c.PrepareConn = setTenant
 	return pgxpool.NewWithConfig(ctx, c)
 }
