@@ -208,7 +208,7 @@ func pgCost(ctx context.Context, b *bench, r *result) (err error) {
 	r.note("idle, %s", idle.cores())
 	for _, rate := range []int{5_000, 50_000} {
 		err := f.cost(ctx, r, idle, fmt.Sprintf("event at %s/s", number(float64(rate))), func() (float64, error) {
-			report, err := f.offer(ctx, r, eventsLoad{rate: rate, duration: b.seconds(20)})
+			report, err := f.offer(ctx, r, eventsLoad{rate: rate, duration: b.seconds(15)})
 			if err != nil {
 				return 0, err
 			}
@@ -225,7 +225,7 @@ func pgCost(ctx context.Context, b *bench, r *result) (err error) {
 	}
 	for _, rate := range []int{100, 1000} {
 		err := f.cost(ctx, r, idle, fmt.Sprintf("order at %s/s, paid and its events told", number(float64(rate))), func() (float64, error) {
-			report, err := f.order(ctx, r, ordersLoad{rate: rate, duration: b.seconds(20), skus: 1000, seeded: true})
+			report, err := f.order(ctx, r, ordersLoad{rate: rate, duration: b.seconds(15), skus: 1000, seeded: true})
 			if err != nil {
 				return 0, err
 			}
