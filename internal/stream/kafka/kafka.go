@@ -108,60 +108,6 @@ func (b *Broker) start(ctx context.Context) error {
 	}
 }
 
-// watch asks whether the cluster is there and what the partitions take.
-func (b *Broker) watch(ctx context.Context) {
-	defer close(b.watched)
-	ticker := time.NewTicker(b.o.WatchEvery)
-	defer ticker.Stop()
-	for {
-		bytes, err := b.sizes(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		b.mu.Lock()
-		before := b.cause
-		b.cause = err
-		if err == nil {
-			b.bytes = bytes
-		}
-		b.mu.Unlock()
-		switch {
-		case err != nil && before == nil:
-			b.o.Logger.Warn("the Kafka cluster cannot be asked; events are refused until it can", "error", err)
-		case err == nil && before != nil:
-			b.o.Logger.Info("the Kafka cluster answers again")
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// sizes returns what each partition takes on the broker that has most of it.
-func (b *Broker) sizes(ctx context.Context) ([]int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	var wanted kadm.TopicsSet
-	for n := range b.o.Partitions {
-		wanted.Add(b.o.Topic, int32(n))
-	}
-	dirs, err := b.admin.DescribeAllLogDirs(ctx, wanted)
-	if err != nil {
-		return nil, fmt.Errorf("asking what the partitions take: %w", err)
-	}
-	bytes := make([]int64, b.o.Partitions)
-	dirs.Each(func(dir kadm.DescribedLogDir) {
-		dir.Topics.Each(func(p kadm.DescribedLogDirPartition) {
-			if p.Topic == b.o.Topic && int(p.Partition) < len(bytes) && !p.IsFuture {
-				bytes[p.Partition] = max(bytes[p.Partition], p.Size)
-			}
-		})
-	})
-	return bytes, nil
-}
-
 // Partitions implements stream.Broker.
 func (b *Broker) Partitions() int { return b.o.Partitions }
 
