@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"millrace/internal/event"
 )
@@ -53,7 +54,9 @@ func (c *core) sinkOptions(log event.SinkLog) event.SinkOptions {
 				c.window.Forget(h)
 			}
 		},
-		Logger: c.logger, Metrics: c.sinkMetrics,
+		// A store that comes back has a backlog waiting: it is asked every second.
+		MaxBackoff: time.Second,
+		Logger:     c.logger, Metrics: c.sinkMetrics,
 	}
 }
 
