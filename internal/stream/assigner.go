@@ -242,7 +242,8 @@ func (a *Assigner) round(ctx context.Context) error {
 		if missing == 0 || ctx.Err() != nil {
 			return nil
 		}
-		if isTaken[a.leaseOf(n)] || a.o.Now().Before(a.restUntil[n]) {
+		// One whose lease was lost is here until its sink has ended.
+		if isTaken[a.leaseOf(n)] || slices.Contains(owned, n) || a.o.Now().Before(a.restUntil[n]) {
 			continue
 		}
 		took, err := a.take(ctx, n)
