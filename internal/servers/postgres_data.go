@@ -101,6 +101,9 @@ func (p *Postgres) tool(ctx context.Context, name string, env []string, args ...
 // configure writes the settings, and who may connect.
 func (p *Postgres) configure(data string, port int) error {
 	settings := p.o.settings()
+	if p.o.Tuned && p.version() >= 15 {
+		settings["wal_compression"] = "lz4" // a fraction of the work of "on", which is pglz
+	}
 	settings["listen_addresses"] = "127.0.0.1"
 	settings["port"] = strconv.Itoa(port)
 	settings["unix_socket_directories"] = p.home.dir
