@@ -53,7 +53,7 @@ func (e *events) summarise(ctx context.Context, conn *pgxpool.Conn, d day) {
 	todo := *s
 	e.mu.Unlock()
 
-	err := todo.advance(ctx, conn, d)
+	err := todo.advance(ctx, conn, d, 0)
 	if err != nil && ctx.Err() == nil {
 		e.db.o.Logger.Debug("the index of event ids could not be summarised; the next append tries again", "day", d.String(), "error", err)
 	}
@@ -62,7 +62,9 @@ func (e *events) summarise(ctx context.Context, conn *pgxpool.Conn, d day) {
 	s.index, s.next = todo.index, max(s.next, todo.next)
 }
 
-func (s *brinState) advance(ctx context.Context, conn *pgxpool.Conn, d day) error {
+// advance summarises what is full. With a key it does nothing while another has the
+// lock of that key.
+func (s *brinState) advance(ctx context.Context, conn *pgxpool.Conn, d day, key int64) error {
 	if s.index == "" {
 		err := conn.QueryRow(ctx, `SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
 WHERE i.indrelid = to_regclass($1) AND a.amname = 'brin'`, d.of("events")).Scan(&s.index)
@@ -82,99 +84,76 @@ WHERE i.indrelid = to_regclass($1) AND a.amname = 'brin'`, d.of("events")).Scan(
 	if upTo <= s.next {
 		return nil
 	}
+	mine := true
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true)`, millis(summariseLockTimeout)); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT $2::bigint = 0 OR pg_try_advisory_xact_lock($2::bigint) FROM set_config('lock_timeout', $1, true)`,
+			millis(summariseLockTimeout), key).Scan(&mine); err != nil || !mine {
 			return err
 		}
 		_, err := tx.Exec(ctx, `SELECT count(brin_summarize_range($1::regclass, n * $4)) FROM generate_series($2::bigint, $3::bigint) n`,
 			s.index, s.next, upTo-1, int64(pagesPerRange))
 		return err
 	})
-	if err == nil {
+	if err == nil && mine {
 		s.next = upTo
 	}
 	return err
 }
 
 const (
-	// maintainLock is the key of the advisory lock under which one instance at a time
-	// maintains.
-	maintainLock = 0x6d696c6c72616368
-	// claimsPerDelete and claimDeletes bound what one call deletes of old claims.
+	// claimsLock and indexLock are the keys of the advisory locks under which one
+	// instance at a time does these chores. They are a transaction's: who has stopped
+	// loses them with it.
+	claimsLock = 0x6d696c6c72616368
+	indexLock  = 0x6d696c6c72616369
+	// claimsPerDelete is how many old claims one transaction deletes, and deletePatience
+	// for how long one call goes on with it.
 	claimsPerDelete = 10_000
-	claimDeletes    = 50
+	deletePatience  = 20 * time.Second
 	// claimSlack is how many days a claim outlives the last that it is asked for, for
 	// logs that are behind.
 	claimSlack = 2
 )
 
 // MaintainEvents makes the partitions of the days to come, deletes claims that
-// nobody will ask for, summarises the index of ids where no append has come to it,
-// and ends appends of processes that hang. Call it every minute or so, in every
-// instance: one at a time does it, for the others it is nothing. now is the time.
+// nobody will ask for and summarises the index of ids where no append has come to
+// it. Call it every minute or so, in every instance: of those that do it at once one
+// does the work. now is the time.
 func (db *DB) MaintainEvents(ctx context.Context, now time.Time) error {
-	conn, err := db.hot.Acquire(ctx)
-	if err != nil {
-		return in("maintain the partitions of events", err)
-	}
-	defer conn.Release()
-	var mine bool
-	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, int64(maintainLock)).Scan(&mine); err != nil || !mine {
-		return in("maintain the partitions of events", err)
-	}
-	defer db.events.unlockMaintenance(ctx, conn)
 	e, today := db.events, dayOf(now)
 	var errs []error
 	for d := today; d <= today+day(db.o.PartitionsAhead); d++ {
 		errs = append(errs, e.ensureDay(ctx, d))
 	}
-	errs = append(errs, e.endHanging(ctx, conn), e.deleteClaims(ctx, conn, today), e.summariseDays(ctx, conn))
+	conn, err := db.hot.Acquire(ctx)
+	if err != nil {
+		return errors.Join(append(errs, in("maintain the partitions of events", err))...)
+	}
+	defer conn.Release()
+	errs = append(errs, e.deleteClaims(ctx, conn, today), e.summariseDays(ctx, conn))
 	return errors.Join(errs...)
 }
 
-// unlockMaintenance gives the session's lock back; a connection on which that
-// fails is closed, which does it as well.
-func (e *events) unlockMaintenance(ctx context.Context, conn *pgxpool.Conn) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelGrace)
-	defer cancel()
-	if _, err := conn.Exec(ctx, `SELECT pg_advisory_unlock($1)`, int64(maintainLock)); err != nil {
-		_ = conn.Conn().Close(ctx)
-	}
-}
-
-// endHanging ends the server's side of appends whose process has stopped in the
-// midst of sending rows: no timeout of the server's ends these, and they hold their
-// claims and their log's position.
-func (e *events) endHanging(ctx context.Context, conn *pgxpool.Conn) error {
-	var ended int64
-	err := conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid() AND application_name LIKE 'millrace%'
-	AND query LIKE 'COPY events\_%' AND wait_event = 'ClientRead' AND xact_start < now() - make_interval(secs => $1)`,
-		(2 * e.db.o.StatementTimeout).Seconds()).Scan(&ended)
-	if err == nil && ended > 0 {
-		e.db.o.Logger.Warn("ended appends of events whose process had stopped sending; their logs still have the events", "appends", ended)
-	}
-	return in("end appends that hang", err)
-}
-
+// deleteClaims is one statement a transaction, so that no client stands between its
+// lock and its end.
 func (e *events) deleteClaims(ctx context.Context, conn *pgxpool.Conn, today day) error {
+	begun := time.Now()
 	for _, table := range []string{"event_claims", "event_own_claims"} {
-		for range claimDeletes {
-			tag, err := conn.Exec(ctx, `DELETE FROM `+table+` WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE until_day < $1 LIMIT `+
-				strconv.Itoa(claimsPerDelete)+`))`, int64(today)-claimSlack)
+		for more := true; more && time.Since(begun) < deletePatience; {
+			tag, err := conn.Exec(ctx, `WITH l AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($2) AS mine)
+DELETE FROM `+table+` WHERE (SELECT mine FROM l) AND ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE until_day < $1 LIMIT `+
+				strconv.Itoa(claimsPerDelete)+`))`, int64(today)-claimSlack, int64(claimsLock))
 			if err != nil {
 				return fmt.Errorf("delete old claims from %s: %w", table, err)
 			}
-			if tag.RowsAffected() < claimsPerDelete {
-				break
-			}
+			more = tag.RowsAffected() == claimsPerDelete
 		}
 	}
 	return nil
 }
 
 // summariseDays summarises every day's partition for as far as nobody has. A vacuum
-// that is at it is let be.
+// that is at it is let be, and so is another instance.
 func (e *events) summariseDays(ctx context.Context, conn *pgxpool.Conn) error {
 	days, err := eventDays(ctx, conn)
 	if err != nil {
@@ -186,7 +165,7 @@ func (e *events) summariseDays(ctx context.Context, conn *pgxpool.Conn) error {
 		e.mu.Unlock()
 		for before := int64(-1); s.next > before && err == nil; {
 			before = s.next
-			err = s.advance(ctx, conn, d)
+			err = s.advance(ctx, conn, d, indexLock)
 		}
 		switch state := sqlState(err); {
 		case state == stateUndefinedTable || noRows(err) || state == stateLockNotAvailable: // dropped meanwhile, or in work

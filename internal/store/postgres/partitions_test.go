@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/jackc/pgx/v5"
 
 	"millrace/internal/event"
 )
@@ -136,60 +135,6 @@ func TestMaintenanceDeletesClaimsThatNobodyWillAskFor(t *testing.T) {
 	if diff := cmp.Diff([]int64{3, 4, 5}, days); diff != "" {
 		t.Errorf("days with claims, on day 6, when they hold for 2 and are kept for 2 more (-want +got):\n%s", diff)
 	}
-}
-
-func TestMaintenanceEndsAnAppendWhoseProcessStoppedSending(t *testing.T) {
-	db := openAt(t, Options{DSN: freshDatabase(t), StatementTimeout: 200 * time.Millisecond})
-	if err := db.events.ensureDay(t.Context(), dayOf(eventDay)); err != nil {
-		t.Fatal(err)
-	}
-	// A process that is stopped notices no timeout of its own.
-	c, err := pgx.ParseConfig(db.o.DSN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.RuntimeParams["application_name"] = applicationName("stopped")
-	hanging, err := pgx.ConnectConfig(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer hanging.Close(context.Background())
-	block := make(chan struct{})
-	ended := make(chan error, 1)
-	go func() {
-		_, err := hanging.PgConn().CopyFrom(context.Background(), &stuckReader{block: block},
-			`COPY `+dayOf(eventDay).of("events")+` `+copyColumns)
-		ended <- err
-	}()
-	soon(t, "maintenance ends the append", func() bool {
-		if err := db.MaintainEvents(t.Context(), eventDay); err != nil {
-			t.Fatal(err)
-		}
-		var n int
-		if err := db.vital.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY events\_%'`).Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n == 0 && len(ended) > 0
-	})
-	close(block)
-	if err := <-ended; err == nil {
-		t.Error("the append that hung had success")
-	}
-}
-
-// stuckReader sends the beginning of a copy and no more until block is closed.
-type stuckReader struct {
-	block chan struct{}
-	sent  bool
-}
-
-func (r *stuckReader) Read(p []byte) (int, error) {
-	if !r.sent {
-		r.sent = true
-		return copy(p, copySignature), nil
-	}
-	<-r.block
-	return 0, errors.New("it is over")
 }
 
 func TestDaysThatCannotBeAPartitionAreRefused(t *testing.T) {

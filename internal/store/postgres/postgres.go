@@ -121,6 +121,7 @@ func (db *DB) start(ctx, background context.Context) (err error) {
 	if db.outbox, err = newOutbox(db); err != nil {
 		return err
 	}
+	db.running.Go(func() { newWatchman(db).run(background) })
 	return db.startHeart(ctx, background)
 }
 
