@@ -126,6 +126,12 @@ func configureConn(o *Options, c *pgx.ConnConfig) {
 	// Between two statements of a transaction this program does little: who takes
 	// longer is paused or gone, and holds locks.
 	p["idle_in_transaction_session_timeout"] = millis(o.StatementTimeout)
+	// The server notices a client's machine that is gone as this side notices a server's:
+	// what it was at holds locks until then.
+	p["tcp_keepalives_idle"] = strconv.Itoa(int(keepAliveIdle.Seconds()))
+	p["tcp_keepalives_interval"] = strconv.Itoa(int(keepAliveInterval.Seconds()))
+	p["tcp_keepalives_count"] = strconv.Itoa(keepAliveCount)
+	p["tcp_user_timeout"] = millis(tcpUserTimeout)
 	p["default_transaction_isolation"] = "read committed"
 	// Statements here touch few rows: compiling them costs more than it saves.
 	p["jit"] = "off"
@@ -143,6 +149,31 @@ func applicationName(instance string) string {
 	return name[:min(len(name), maxNameBytes)]
 }
 
+// transactionStatements is how many statements' time a transaction may take.
+const transactionStatements = 4
+
+// boundTransactions has servers that can (PostgreSQL 17) bound whole transactions,
+// and with them the time between statements that were sent together.
+func boundTransactions(o *Options) func(ctx context.Context, conn *pgx.Conn) error {
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		if major(conn.PgConn().ParameterStatus("server_version")) < 17 {
+			return nil
+		}
+		_, err := conn.Exec(ctx, `SELECT set_config('transaction_timeout', $1, false)`, millis(transactionStatements*o.StatementTimeout))
+		return in("bound the transactions of a connection", err)
+	}
+}
+
+// major is the number a server's version begins with, 0 if with none.
+func major(version string) int {
+	end := 0
+	for end < len(version) && '0' <= version[end] && version[end] <= '9' {
+		end++
+	}
+	n, _ := strconv.Atoi(version[:end])
+	return n
+}
+
 // ownerPool is a pool of the owner's role. Nothing is connected before it is used.
 func ownerPool(ctx context.Context, o *Options, conns int) (*pgxpool.Pool, error) {
 	c, err := poolConfig(o, o.DSN, conns)
@@ -151,6 +182,7 @@ func ownerPool(ctx context.Context, o *Options, conns int) (*pgxpool.Pool, error
 	}
 	c.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
 	c.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = millis(min(o.StatementTimeout, ownerIdleTime))
+	c.AfterConnect = boundTransactions(o)
 	// A statement whose caller has gone is cancelled on the server, and its answer
 	// waited for: what was committing then has a known outcome. (The other pools' are
 	// cancelled too, and give up the connection.)
@@ -173,7 +205,7 @@ func readerPool(ctx context.Context, o *Options, dsn string, conns int) (*pgxpoo
 	if dsn == o.DSN { // several hosts may be named; the replica's is checked by who looks at it
 		c.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
 	}
-	c.PrepareConn = setTenant
+	c.AfterConnect, c.PrepareConn = boundTransactions(o), setTenant
 	return pgxpool.NewWithConfig(ctx, c)
 }
 
