@@ -140,8 +140,12 @@ func (e *events) finish(ctx context.Context, conn *pgxpool.Conn, d day, b *event
 		s.tally(rows)
 		s.queueRollups(pipe, d, b.LogID)
 		s.pack(rows)
+		number := `event_batch_number()`
+		if b.DryRun { // others would wait until it is rolled back, a round trip later
+			number = `-$2::bigint`
+		}
 		pipe.Queue(`INSERT INTO `+d.of("event_batches")+` (n, log_id, first_seq, last_seq, first_ns, last_ns, hashes, ticks)
-VALUES (event_batch_number(), $1, $2, $3, $4, $5, $6, $7)`,
+VALUES (`+number+`, $1, $2, $3, $4, $5, $6, $7)`,
 			b.LogID, seq, seq+int64(len(rows))-1, s.firstNs, s.lastNs, s.hashes, s.ticks)
 	}
 	if !b.DryRun {

@@ -114,6 +114,25 @@ func execute(t testing.TB, conn *pgx.Conn, statement string, args ...any) {
 	}
 }
 
+// A dry run waits for its caller before it is rolled back.
+func TestADryRunHoldsUpNoCommit(t *testing.T) {
+	db := openTest(t)
+	mustAppend(t, db, oneBatch(1, 1, eventRows("demo", "a", 3, eventDay)...))
+	holder := session(t, db)
+	execute(t, holder, `BEGIN`)
+	execute(t, holder, `SELECT event_batch_number()`)
+	dry := oneBatch(2, 1, eventRows("demo", "b", 3, eventDay)...)
+	dry.DryRun = true
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // an append would wait for the holder
+	defer cancel()
+	for range 2 {
+		if n, err := db.Events().Append(ctx, dry); n != 3 || err != nil {
+			t.Errorf("inserted %d, error %v; want 3", n, err)
+		}
+	}
+	execute(t, holder, `COMMIT`)
+}
+
 func TestATailMissesNothingOfAnAppendThatBeganEarlierAndCommitsLater(t *testing.T) {
 	db := openTest(t)
 	mustAppend(t, db, oneBatch(1, 1, eventRows("demo", "first", 1, eventDay)...))
