@@ -16,7 +16,7 @@ import (
 // Error codes of the JetStream API that mean more than "not stored".
 const (
 	codeInProcess = 10158 // the same message is being stored: its outcome is open
-	codeStore     = 10077 // the store refused it: the stream is full
+	codeStore     = 10077 // the store refused it, its words say why
 	codeResources = 10023 // the servers have no room
 	codeMemory    = 10028
 	codeStorage   = 10047
@@ -89,12 +89,27 @@ func classify(err error) error {
 	switch api.ErrorCode {
 	case codeInProcess:
 		return fmt.Errorf("%w: %w", event.ErrLogUnknown, err)
-	case codeStore, codeResources, codeMemory, codeStorage:
+	case codeStore:
+		return storeFailed(api, err)
+	case codeResources, codeMemory, codeStorage:
 		return fmt.Errorf("%w: %w", event.ErrLogFull, err)
 	case codeTooLarge:
 		return fmt.Errorf("%w: %w", event.ErrLogTooLarge, err)
 	}
 	return fmt.Errorf("%w: %w", event.ErrLogAway, err)
+}
+
+// storeFailed says what it means that the store failed. Only what it has no room for
+// is certainly nowhere: a leader whose store was closed answers the same code for a
+// message that the other servers may have.
+func storeFailed(api *jetstream.APIError, err error) error {
+	switch api.Description {
+	case "maximum bytes exceeded", "maximum messages exceeded", "maximum messages per subject exceeded":
+		return fmt.Errorf("%w: %w", event.ErrLogFull, err)
+	case "message too large":
+		return fmt.Errorf("%w: %w", event.ErrLogTooLarge, err)
+	}
+	return fmt.Errorf("%w: %w", event.ErrLogUnknown, err)
 }
 
 // Read implements stream.Broker.
