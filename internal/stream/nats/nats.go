@@ -186,7 +186,8 @@ func (b *Broker) Trim(ctx context.Context, partition int, log event.LogID, upTo 
 		return nil
 	}
 	if err == nil && logID(s.CachedInfo()) == log {
-		err = s.Purge(ctx, jetstream.WithPurgeSequence(upTo))
+		// The subject is of this log alone: one that was made anew just now has another.
+		err = s.Purge(ctx, jetstream.WithPurgeSubject(s.CachedInfo().Config.Subjects[0]), jetstream.WithPurgeSequence(upTo))
 	}
 	if err != nil {
 		return fmt.Errorf("trimming the stream %s: %w", b.name(partition), err)
