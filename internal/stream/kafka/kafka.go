@@ -229,6 +229,11 @@ func (b *Broker) Trim(ctx context.Context, partition int, log event.LogID, upTo 
 	if err != nil || state.ID != log || upTo <= state.First {
 		return err
 	}
+	// The cluster deletes by the topic's name: whose that is is asked last.
+	id, err := b.topicID(ctx)
+	if err != nil || logID(id, partition) != log {
+		return err
+	}
 	var offsets kadm.Offsets
 	offsets.Add(kadm.Offset{Topic: b.o.Topic, Partition: int32(partition), At: int64(min(upTo, state.Next)) - 1})
 	answers, err := b.admin.DeleteRecords(ctx, offsets)
