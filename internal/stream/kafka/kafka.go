@@ -73,6 +73,7 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 		kgo.RecordDeliveryTimeout(o.SendTimeout), // of what no broker has seen
 		kgo.ProduceRequestTimeout(10*time.Second),
 		kgo.MaxBufferedRecords(10_000),
+		kgo.MaxBufferedBytes(o.BufferBytes),
 		kgo.MetadataMinAge(250*time.Millisecond),
 		kgo.UnknownTopicRetries(2),
 	)...)
@@ -144,7 +145,8 @@ func (b *Broker) Publish(ctx context.Context, partition int, _ string, message [
 	done := make(chan result, 1)
 	record := &kgo.Record{Topic: b.o.Topic, Partition: int32(partition), Value: message}
 	// The client's own limits end it, not ctx: it knows whether a broker has seen it.
-	b.client.Produce(context.WithoutCancel(ctx), record, func(r *kgo.Record, err error) { done <- result{r.Offset, err} })
+	// If the client is full of messages, it refuses this one at once.
+	b.client.TryProduce(context.WithoutCancel(ctx), record, func(r *kgo.Record, err error) { done <- result{r.Offset, err} })
 	select {
 	case r := <-done:
 		if r.err != nil {
@@ -161,6 +163,8 @@ func (b *Broker) failed(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
 		return fmt.Errorf("%w: %w; raise max.message.bytes of the topic %s", event.ErrLogTooLarge, err, b.o.Topic)
+	case errors.Is(err, kgo.ErrMaxBuffered):
+		return fmt.Errorf("%w: the messages that the brokers do not answer fill the client's buffer of %d bytes", event.ErrLogAway, b.o.BufferBytes)
 	case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.InconsistentTopicID):
 		again, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
@@ -168,7 +172,7 @@ func (b *Broker) failed(ctx context.Context, err error) error {
 			b.o.Logger.Warn("the topic of events is gone and cannot be made anew", "topic", b.o.Topic, "error", err)
 		}
 		return fmt.Errorf("%w: %w", event.ErrLogAway, err)
-	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries), errors.Is(err, kgo.ErrMaxBuffered),
+	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries),
 		errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed), errors.Is(err, kerr.SaslAuthenticationFailed):
 		return fmt.Errorf("%w: %w", event.ErrLogAway, err)
 	}

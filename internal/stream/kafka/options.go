@@ -54,6 +54,10 @@ type Options struct {
 	// SendTimeout is how long a message that no broker has seen waits for one, 5 s if
 	// zero.
 	SendTimeout time.Duration
+	// BufferBytes bounds the messages in the client: those under way, and those whose
+	// senders were told that the outcome is unknown and that the client still tries to
+	// decide. Beyond it messages are refused. 64 MiB if zero, at least two messages.
+	BufferBytes int
 	// ReadAheadBytes bounds what a reader has received of one partition, 4 MiB if zero.
 	ReadAheadBytes int
 	// WatchEvery is how often the cluster is asked whether it is there and how much the
@@ -84,6 +88,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.MaxBytes = orDefault(o.MaxBytes, 8<<30)
 	o.MaxMessageBytes = orDefault(o.MaxMessageBytes, 5<<20)
 	o.SendTimeout = orDefault(o.SendTimeout, 5*time.Second)
+	o.BufferBytes = orDefault(o.BufferBytes, max(64<<20, 2*o.MaxMessageBytes))
 	o.ReadAheadBytes = orDefault(o.ReadAheadBytes, 4<<20)
 	o.WatchEvery = orDefault(o.WatchEvery, 2*time.Second)
 	if o.Logger == nil {
@@ -109,6 +114,7 @@ func (o Options) withDefaults() (Options, error) {
 	fault(o.Replicas < 1 || o.Replicas > 9, "Replicas is %d, it must be 1 to 9", o.Replicas)
 	fault(o.MaxBytes < 1<<20, "MaxBytes is %d, it must be at least 1 MiB", o.MaxBytes)
 	fault(o.MaxMessageBytes < 64<<10 || o.MaxMessageBytes > 64<<20, "MaxMessageBytes is %d, it must be 64 KiB to 64 MiB", o.MaxMessageBytes)
+	fault(o.BufferBytes < 2*o.MaxMessageBytes, "BufferBytes is %d, it must be at least two messages of %d bytes", o.BufferBytes, o.MaxMessageBytes)
 	fault(o.SendTimeout < time.Second, "SendTimeout is %v, it must be at least 1 s", o.SendTimeout)
 	fault(o.ReadAheadBytes < 0 || o.WatchEvery < 0, "ReadAheadBytes or WatchEvery is negative")
 	if len(faults) > 0 {
