@@ -29,6 +29,7 @@ const (
 	stateInsufficientRights   = "42501"
 	stateUndefinedTable       = "42P01"
 	stateUndefinedObject      = "42704"
+	stateIdleInTransaction    = "25P03"
 )
 
 // sqlState returns the SQLSTATE of an error that the server answered with, empty
@@ -65,11 +66,15 @@ func orderDataError(err error) error {
 	return err
 }
 
-// isConflict says whether a transaction lost against another, so that the whole of
-// it may be run again.
+// isConflict says whether a transaction lost against another, or was ended because
+// this process was paused in the midst of it, so that the whole of it may be run
+// again.
 func isConflict(err error) bool {
-	state := sqlState(err)
-	return state == stateSerializationFailure || state == stateDeadlock
+	switch sqlState(err) {
+	case stateSerializationFailure, stateDeadlock, stateIdleInTransaction:
+		return true
+	}
+	return false
 }
 
 // unavailable says whether an error is of the connection or of a server that goes

@@ -111,22 +111,24 @@ func (o *orders) transact(ctx context.Context, n int, part func(lo, hi int) batc
 // attempt does a batch in one transaction.
 func (o *orders) attempt(ctx context.Context, c *hotConn, b batch, locked bool) error {
 	query := func(p *pipeline) error { return c.run(ctx, p) }
+	t := &hotTx{o: o, c: c}
 	p := &pipeline{}
 	b.look(p)
-	if err := query(p); err != nil {
+	if err := t.begin(ctx, p); err != nil {
 		return told(b, err)
 	}
 	if err := b.decide(query); err != nil || !b.writes() {
+		t.rollback(ctx)
 		return told(b, err)
 	}
-	t := &hotTx{o: o, c: c}
 	if locked || b.scarce() {
 		p = &pipeline{}
 		b.lock(p)
-		if err := t.begin(ctx, p); err != nil {
-			return told(b, err)
+		err := query(p)
+		if err == nil {
+			err = b.decideLocked(query)
 		}
-		if err := b.decideLocked(query); err != nil || !b.writes() {
+		if err != nil || !b.writes() {
 			t.rollback(ctx)
 			return told(b, err)
 		}

@@ -223,10 +223,7 @@ func (b *advancing) overtaken(err error) bool {
 	return refusedBy(err, sqlInsertKeys, stateUniqueViolation) || refusedBy(err, sqlUpdateOrders, stateDivisionByZero)
 }
 
-func (b *advancing) evidence() evidence {
-	h := &b.effects.history[0]
-	return evidence{h.TenantID, h.ID, h.entry.Version}
-}
+func (b *advancing) evidence() evidence { return b.effects.evidence() }
 
 func (b *advancing) outbox() []outboxRow { return b.effects.outbox }
 

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"millrace/internal/order"
 )
@@ -20,8 +17,8 @@ var (
 	sqlXid = &statement{"transaction id", `SELECT pg_current_xact_id()::text`}
 )
 
-// Bounds of a commit, beyond the caller's context: once it was asked for its
-// outcome is waited for.
+// Bounds of a commit. Once it was asked for its outcome is looked for, also when the
+// caller has gone.
 const (
 	// resolveTime bounds finding out what became of a commit without an answer.
 	resolveTime = 5 * time.Second
@@ -42,30 +39,42 @@ type faults struct {
 	beforeCommit, afterCommit func() error
 }
 
-// evidence is a row that a transaction wrote: one of the history of an order.
+// evidence is a row that a transaction wrote: one of the history of an order. It is
+// nobody else's: the id of a placed order is given once, and the time of a step is to
+// the nanosecond.
 type evidence struct {
 	tenantID, orderID string
 	version           int64
+	event             order.Event
+	atNs              int64
+}
+
+func (e *effects) evidence() evidence {
+	h := &e.history[0]
+	return evidence{h.TenantID, h.ID, h.entry.Version, h.entry.Event, nanosOf(h.entry.At)}
 }
 
 // hotTx is a transaction on one connection. It is over when commit or rollback
-// returns. One goroutine.
+// returns, or begin fails. One goroutine.
+//
+// While it has locks that others want it is not to wait for this process, which may
+// be paused or cut off at any moment: commit sends all that is left at once. Where
+// it must wait, between two round trips, the server ends it after ownerIdleTime. The
+// server counts that time only from the end of what it was sent (a Sync, and not a
+// Flush).
 type hotTx struct {
-	o *orders
-	c *hotConn
-	// begun says that a BEGIN was sent; otherwise commit sends it with all the rest.
-	begun bool
-	xid   string
+	o   *orders
+	c   *hotConn
+	xid string
 }
 
-// begin opens a transaction and runs the statements in it, in one round trip. After
-// an error it is over.
+// begin opens a transaction and runs the statements in it, in one round trip. Its id
+// is known from then on, so that somebody can be asked later what became of it.
 func (t *hotTx) begin(ctx context.Context, p *pipeline) error {
 	opening := &pipeline{}
 	opening.do(sqlBegin)
 	opening.read(sqlXid, t.noteXid)
 	opening.calls = append(opening.calls, p.calls...)
-	t.begun = true
 	err := t.c.run(ctx, opening)
 	if err != nil {
 		t.rollback(ctx)
@@ -81,7 +90,7 @@ func (t *hotTx) noteXid(r row) error {
 // rollback ends the transaction. When that does not work the pool closes the
 // connection, which ends it too.
 func (t *hotTx) rollback(ctx context.Context) {
-	if !t.begun || t.c.pg.IsClosed() {
+	if t.c.pg.IsClosed() {
 		return
 	}
 	p := &pipeline{}
@@ -91,87 +100,29 @@ func (t *hotTx) rollback(ctx context.Context) {
 
 // commit runs the statements and commits, in one round trip: what they lock is
 // locked for no longer than the server needs for them. After a *refusal nothing was
-// done. proof is a row that they write.
+// done. proof is a row that they write, or that was written before.
 //
-// The commit is asked for only after the server has told the transaction's id,
-// which it does while it is at work on the statements. So when the connection ends
-// before, nothing was done; and when it ends after, somebody can be asked what was.
+// When the caller gives up the server is asked to cancel the statements; what it
+// answers then tells what came of them.
 func (t *hotTx) commit(ctx context.Context, p *pipeline, proof evidence) error {
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	if err := errors.Join(t.o.mayCommit(), ctx.Err()); err != nil {
+		t.rollback(ctx)
+		return fmt.Errorf("nothing was committed: %w", err)
+	}
+	bounded, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
-	stop := context.AfterFunc(ctx, cancel)
-	defer stop()
-	all := &pipeline{}
-	if !t.begun {
-		all.do(sqlBegin)
-		all.read(sqlXid, t.noteXid)
-	}
-	before := len(all.calls)
-	all.calls = append(all.calls, p.calls...)
-	all.do(sqlCommit)
+	p.do(sqlCommit)
 	pipe := t.c.pg.StartPipeline(bounded)
-	all.send(t.c, pipe, 0, before)
-	if before > 0 {
-		pipe.SendFlushRequest()
-	}
-	all.send(t.c, pipe, before, len(all.calls)-1)
-	if err := t.awaitXid(pipe, all.calls[:before]); err != nil {
-		return closePipe(pipe, err)
-	}
-	if err := t.o.mayCommit(); err != nil {
-		t.abandon(ctx, pipe)
-		return fmt.Errorf("commit: %w", err)
-	}
-	if !stop() { // the caller is gone, and cancel was or is being called
-		t.abandon(ctx, pipe)
-		return fmt.Errorf("nothing was committed: %w", context.Cause(ctx))
-	}
-	t.begun = true
-	all.send(t.c, pipe, len(all.calls)-1, len(all.calls))
-	return t.settle(ctx, pipe, all, before, proof)
-}
-
-// awaitXid sends what is queued and reads the answers to the first statements.
-func (t *hotTx) awaitXid(pipe *pgconn.Pipeline, first []call) error {
-	if err := pipe.Flush(); err != nil {
-		return err
-	}
-	for i := range first {
-		got, err := pipe.GetResults()
-		if err != nil {
-			return err
-		}
-		rows, ok := got.(*pgconn.ResultReader)
-		if !ok {
-			return errors.New("the server did not tell the transaction's id")
-		}
-		if failed, each := first[i].consume(rows); failed != nil || each != nil {
-			return errors.Join(failed, each)
-		}
-	}
-	return nil
-}
-
-// abandon ends a transaction whose commit was not asked for, by ending its
-// connection: the server is at work on it.
-func (t *hotTx) abandon(ctx context.Context, pipe *pgconn.Pipeline) {
-	_ = pipe.Close() // "unsynced": that closes it
-	_ = t.c.pg.Close(ctx)
-}
-
-// settle asks for the commit, waits for the answers, and finds out what came of it
-// when they do not come.
-func (t *hotTx) settle(ctx context.Context, pipe *pgconn.Pipeline, p *pipeline, skip int, proof evidence) error {
+	p.send(t.c, pipe, 0, len(p.calls))
 	synced := false
 	err := pipe.Sync()
 	if err == nil {
-		err, synced = p.answers(pipe, skip)
+		err, synced = p.answers(pipe, 0)
 	}
 	closed := pipe.Close()
 	switch {
 	case synced && err == nil:
-		err = t.o.committed()
-		if err == nil {
+		if err = t.o.committed(); err == nil {
 			return closed
 		}
 		return fmt.Errorf("%w: commit: %w", order.ErrUnknownOutcome, err)
@@ -234,34 +185,39 @@ func (o *orders) resolve(ctx context.Context, xid string, proof evidence) (commi
 // stateInvalidParameter is the answer to the id of a transaction there never was.
 const stateInvalidParameter = "22023"
 
+// errRecovering is the answer of a standby, which may be behind. The address that
+// leads there may lead to the primary the next time.
+var errRecovering = errors.New("the server that was asked is a standby")
+
 // outcome asks once. The status alone is not enough: a server that crashed before
-// anything of the transaction was on its disk gives the same id to another.
+// anything of the transaction was on its disk gives the same id to another. The row
+// is looked for by a statement of its own, which sees what the status tells of.
 func (o *orders) outcome(ctx context.Context, xid string, proof evidence) (string, error) {
+	var recovering, wrote bool
 	var status *string
-	err := o.db.vital.QueryRow(ctx, `SELECT pg_xact_status($1::text::xid8)`, xid).Scan(&status)
+	err := o.db.vital.QueryRow(ctx, `SELECT pg_is_in_recovery(), CASE WHEN NOT pg_is_in_recovery() THEN pg_xact_status($1::text::xid8) END`, xid).Scan(&recovering, &status)
 	switch {
 	case sqlState(err) == stateInvalidParameter:
 		return "aborted", nil // it left no trace, not even its id
 	case err != nil:
 		return "", err
-	case status == nil:
-		return "", errors.New("the server has forgotten the transaction")
-	case *status != "committed":
+	case recovering:
+		return "", errRecovering
+	case status != nil && *status != "committed":
 		return *status, nil
 	}
-	id, err := strconv.ParseUint(xid, 10, 64)
-	if err != nil {
-		return "", fmt.Errorf("the transaction's id is %q: %w", xid, err)
-	}
-	var wrote bool
-	err = o.db.vital.QueryRow(ctx, `SELECT EXISTS (SELECT FROM order_history
-		WHERE tenant_id = $1 AND order_id = $2 AND version = $3 AND xmin::text = $4)`,
-		storable(proof.tenantID), storable(proof.orderID), proof.version, strconv.FormatUint(uint64(uint32(id)), 10)).Scan(&wrote)
+	err = o.db.vital.QueryRow(ctx, `SELECT pg_is_in_recovery(), EXISTS (SELECT FROM order_history
+		WHERE tenant_id = $1 AND order_id = $2 AND version = $3 AND event = $4 AND at_ns = $5)`,
+		storable(proof.tenantID), storable(proof.orderID), proof.version, string(proof.event), proof.atNs).Scan(&recovering, &wrote)
 	switch {
 	case err != nil:
 		return "", err
+	case recovering:
+		return "", errRecovering
 	case wrote:
 		return "committed", nil
+	case status == nil:
+		return "", errors.New("the server has forgotten the transaction")
 	}
 	return "aborted", nil
 }

@@ -143,7 +143,7 @@ func TestTheOutcomeOfATransaction(t *testing.T) {
 	s := newShoppers(1, 1)
 	batch, others := s.batch(1), s.batch(1)
 	mustPlace(t, db, batch)
-	written := evidence{"demo", batch[0].Order.ID, 1}
+	written := evidenceOf(t, db, batch[0].Placed.ID)
 	var xid string
 	if err := db.hot.QueryRow(t.Context(), `SELECT xmin::text FROM order_history`).Scan(&xid); err != nil {
 		t.Fatal(err)
@@ -159,6 +159,8 @@ func TestTheOutcomeOfATransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	future, _ := strconv.ParseUint(running, 10, 64)
+	unwritten := evidenceOf(t, db, others[0].Placed.ID)
+	unwritten.atNs++
 	for _, c := range []struct {
 		name  string
 		xid   string
@@ -167,7 +169,7 @@ func TestTheOutcomeOfATransaction(t *testing.T) {
 		fails string
 	}{
 		{"committed, and its row is there", xid, written, true, ""},
-		{"committed, but the row is another transaction's: the id was given out twice", xid, evidence{"demo", others[0].Order.ID, 1}, false, ""},
+		{"committed, but its row is not there: the id was given out twice", xid, unwritten, false, ""},
 		{"never heard of", strconv.FormatUint(future+1_000_000, 10), written, false, ""},
 		{"still running", running, written, false, "in progress"},
 	} {
@@ -213,19 +215,43 @@ func TestACallerThatGivesUpDuringTheStatementsHasDoneNothing(t *testing.T) {
 	mustPlace(t, db, s.batch(9))
 }
 
-func TestACallerThatGivesUpBeforeTheServerAnswersHasDoneNothing(t *testing.T) {
-	db, proxy := throughProxy(t)
+// evidenceOf is what proves that an order was placed.
+func evidenceOf(t testing.TB, db *DB, orderID string) evidence {
+	t.Helper()
+	e := evidence{tenantID: "demo", orderID: orderID, version: 1}
+	err := db.hot.QueryRow(t.Context(), `SELECT event, at_ns FROM order_history WHERE order_id = $1 AND version = 1`, orderID).Scan(&e.event, &e.atNs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestACallerThatGivesUpBeforeTheCommitHasDoneNothing(t *testing.T) {
+	db := openShops(t, freshDatabase(t), 1, 1)[0]
 	s := newShoppers(1, 1)
 	mustPlace(t, db, s.batch(1))
-	placements := s.batch(1)
+	ctx, cancel := context.WithCancel(t.Context())
+	db.orders.faults.beforeCommit = func() error { cancel(); return nil }
+	if err := db.Orders().Place(ctx, s.batch(1), benchPolicy); !errors.Is(err, context.Canceled) || errors.Is(err, order.ErrUnknownOutcome) {
+		t.Errorf("Place: %v, want an error that says that nothing was placed", err)
+	}
+	if n := tally(t, db, `SELECT count(*) FROM orders`); n != 1 {
+		t.Errorf("there are %d orders, want 1", n)
+	}
+}
+
+// The commit was sent, and nobody knows whether it has arrived.
+func TestACallerThatGivesUpOnAServerThatIsCutOffIsToldSoSoon(t *testing.T) {
+	db, proxy := throughProxy(t)
+	db.orders.patience = 300 * time.Millisecond
+	s := newShoppers(1, 1)
+	mustPlace(t, db, s.batch(1))
+	db.orders.faults.beforeCommit = func() error { proxy.BlackHole(); return nil }
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	err := db.orders.transact(ctx, 1, func(int, int) batch {
-		return &interrupted{batch: &placing{o: db.orders, policy: benchPolicy, placements: placements, details: []string{"{}"}}, after: proxy.BlackHole}
-	}, func(i int, err error) { t.Errorf("it was set aside: %v", err) })
-	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, order.ErrUnknownOutcome) {
-		t.Errorf("Place: %v, want an error that says that nothing was placed", err)
+	if err := db.Orders().Place(ctx, s.batch(1), benchPolicy); !errors.Is(err, order.ErrUnknownOutcome) {
+		t.Errorf("Place: %v, want ErrUnknownOutcome", err)
 	}
 	if took := time.Since(began); took > commitTime/2 {
 		t.Errorf("it took %v to give up", took)
@@ -233,8 +259,33 @@ func TestACallerThatGivesUpBeforeTheServerAnswersHasDoneNothing(t *testing.T) {
 	if err := proxy.Pass(); err != nil {
 		t.Fatal(err)
 	}
-	if n := tally(t, db, `SELECT count(*) FROM orders`); n != 1 {
-		t.Errorf("there are %d orders, want 1", n)
+}
+
+func TestWhenTheReplyToACommitOfPartsIsLostTheServerIsAsked(t *testing.T) {
+	db, proxy := throughProxy(t)
+	s := newShoppers(1, 1)
+	first := s.batch(1)
+	mustPlace(t, db, first)
+	batch := s.batch(4)
+	batch[2].Order.ID = first[0].Order.ID // which is refused
+	commits := 0
+	lost := (*servers.Fault)(nil)
+	db.orders.faults.beforeCommit = func() error {
+		if commits++; commits == 2 { // the first is refused
+			lost = proxy.LoseCommitReply()
+		}
+		return nil
 	}
-	mustPlace(t, db, s.batch(1))
+	if err := db.Orders().Place(t.Context(), batch, benchPolicy); err != nil {
+		t.Errorf("Place: %v", err)
+	}
+	happened(t, lost)
+	for i, p := range batch {
+		if (p.Err != nil) != (i == 2) {
+			t.Errorf("placement %d: %v", i, p.Err)
+		}
+	}
+	if n := tally(t, db, `SELECT count(*) FROM orders`); n != 4 {
+		t.Errorf("there are %d orders, want 4", n)
+	}
 }

@@ -284,10 +284,7 @@ func (b *placing) overtaken(err error) bool {
 	return refusedBy(err, sqlInsertKeys, stateUniqueViolation) || refusedBy(err, sqlChangeStock, stateCheckViolation, stateDivisionByZero)
 }
 
-func (b *placing) evidence() evidence {
-	h := &b.effects.history[0]
-	return evidence{h.TenantID, h.ID, h.entry.Version}
-}
+func (b *placing) evidence() evidence { return b.effects.evidence() }
 
 // write queues the orders and what goes with them.
 func (b *placing) write(p *pipeline, seqs []int64) error {
