@@ -119,11 +119,13 @@ func (b *advancing) names() (refs []order.Ref, ids []keyID) {
 	return refs, ids
 }
 
+// find queues the reading of orders, and then of keys: who sees what a step has done
+// sees also that it was a repetition of his own.
 func (b *advancing) find(p *pipeline, refs []order.Ref, ids []keyID) {
-	b.keys = findKeys(p, ids)
 	findOrders(p, refs, func(ref order.Ref, found order.Order) {
 		b.orders[ref] = &standing{Order: found, read: found.Version}
 	})
+	b.keys = findKeys(p, ids)
 }
 
 // lock locks the orders and reads all anew.

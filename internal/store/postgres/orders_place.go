@@ -64,13 +64,15 @@ func placementKey(p *order.Placement) keyID {
 	return keyID{p.Order.TenantID, order.ScopeOrder, p.Order.CustomerID, p.Key}
 }
 
-// look reads keys, prices and stock.
+// look reads prices and stock, and then keys: who sees that a unit is gone sees
+// also that it went to a repetition of the same placement.
 func (b *placing) look(p *pipeline) {
-	b.findKeys(p)
+	b.demands = order.Demands(b.placements)
 	b.findOffers(p)
+	b.findKeys(p)
 }
 
-// findKeys queues the look-up of the keys, and notes what is asked for.
+// findKeys queues the look-up of the keys.
 func (b *placing) findKeys(p *pipeline) {
 	ids := make([]keyID, 0, len(b.placements))
 	seen := make(map[keyID]bool, len(b.placements))
@@ -81,7 +83,6 @@ func (b *placing) findKeys(p *pipeline) {
 		}
 	}
 	b.keys = findKeys(p, ids)
-	b.demands = order.Demands(b.placements)
 }
 
 // findOffers queues what is to be known of SKUs.
@@ -129,10 +130,11 @@ func (b *placing) decideLocked(func(*pipeline) error) error {
 	return nil
 }
 
-// hold looks up the keys, and locks and reads the stock.
+// hold locks and reads the stock, and then looks up the keys, as look does.
 func (b *placing) hold(p *pipeline) {
-	b.findKeys(p)
+	b.demands = order.Demands(b.placements)
 	b.lockStock(p)
+	b.findKeys(p)
 }
 
 // lockStock locks the stock and reads it.
