@@ -21,6 +21,9 @@ import (
 	"millrace/internal/event"
 	"millrace/internal/limit/redis"
 	"millrace/internal/store/postgres"
+	"millrace/internal/stream"
+	streamkafka "millrace/internal/stream/kafka"
+	streamnats "millrace/internal/stream/nats"
 )
 
 // doctorTimeout bounds the look at one service.
@@ -28,7 +31,7 @@ const doctorTimeout = 20 * time.Second
 
 // Doctor looks at everything that the configuration names. It changes nothing.
 func Doctor(ctx context.Context, cfg *config.Config) []cli.Finding {
-	looks := []func(context.Context, *config.Config) []cli.Finding{lookAtMachine, lookAtStore, lookAtRedis, lookAtBus}
+	looks := []func(context.Context, *config.Config) []cli.Finding{lookAtMachine, lookAtStore, lookAtRedis, lookAtBus, lookAtStream}
 	found := make([][]cli.Finding, len(looks))
 	var group errgroup.Group
 	for i, look := range looks {
@@ -173,6 +176,38 @@ func lookAtBus(ctx context.Context, cfg *config.Config) []cli.Finding {
 		f.Grade, f.Advice = cli.GradeWarning, "with several instances each hears only of its own orders at once, and of others' from the sweeper: set bus.nats.url to a NATS server of all, or choose another bus.driver"
 	}
 	return []cli.Finding{f}
+}
+
+// lookAtStream looks at the stream of events.ack stream.
+func lookAtStream(ctx context.Context, cfg *config.Config) []cli.Finding {
+	if cfg.Events.Ack != string(event.AckStream) {
+		return nil
+	}
+	const service = "stream"
+	var f stream.Facts
+	var err error
+	if logger := slog.New(slog.DiscardHandler); cfg.Bus.Driver == "kafka" {
+		var o streamkafka.Options
+		if o, err = kafkaStreamOptions(cfg, logger); err == nil {
+			f = streamkafka.Examine(ctx, o, maxRecordBytes(cfg))
+		}
+	} else {
+		var o streamnats.Options
+		if o, err = natsStreamOptions(cfg, logger); err == nil {
+			f = streamnats.Examine(ctx, o, maxRecordBytes(cfg))
+		}
+	}
+	if err != nil {
+		return []cli.Finding{failed(service, "configuration", err, "mend it")}
+	}
+	var found []cli.Finding
+	if f.Reachable {
+		found = append(found, fine(service, "partitions", f.Found))
+	}
+	for i, p := range f.Problems { // servers refuse to start with most of them
+		found = append(found, failed(service, fmt.Sprintf("problem %d", i+1), errors.New(p), p))
+	}
+	return found
 }
 
 func lookAtNATS(ctx context.Context, cfg *config.Config) []cli.Finding {

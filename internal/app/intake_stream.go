@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,23 +80,38 @@ func maxRecordBytes(cfg *config.Config) int {
 }
 
 func openStreamBroker(ctx context.Context, c *core) (stream.Broker, error) {
-	e := &c.cfg.Events.Stream
 	if c.cfg.Bus.Driver == "kafka" {
-		k := &c.cfg.Bus.Kafka
-		tls, err := k.TLS.Config()
+		o, err := kafkaStreamOptions(c.cfg, c.logger)
 		if err != nil {
-			return nil, fmt.Errorf("bus.kafka.%w", err)
+			return nil, err
 		}
-		return kafka.Open(ctx, kafka.Options{Brokers: k.Brokers, Username: k.User, Password: k.Password.Reveal(), Mechanism: k.Mechanism, TLS: tls,
-			Topic: e.Name, Partitions: e.Partitions, Replicas: e.Replicas, MaxBytes: int64(e.MaxBytes), Logger: c.logger})
+		return kafka.Open(ctx, o)
 	}
-	n := &c.cfg.Bus.NATS
+	o, err := natsStreamOptions(c.cfg, c.logger)
+	if err != nil {
+		return nil, err
+	}
+	return nats.Open(ctx, o)
+}
+
+func kafkaStreamOptions(cfg *config.Config, logger *slog.Logger) (kafka.Options, error) {
+	k, e := &cfg.Bus.Kafka, &cfg.Events.Stream
+	tls, err := k.TLS.Config()
+	if err != nil {
+		return kafka.Options{}, fmt.Errorf("bus.kafka.%w", err)
+	}
+	return kafka.Options{Brokers: k.Brokers, Username: k.User, Password: k.Password.Reveal(), Mechanism: k.Mechanism, TLS: tls,
+		Topic: e.Name, Partitions: e.Partitions, Replicas: e.Replicas, MaxBytes: int64(e.MaxBytes), Logger: logger}, nil
+}
+
+func natsStreamOptions(cfg *config.Config, logger *slog.Logger) (nats.Options, error) {
+	n, e := &cfg.Bus.NATS, &cfg.Events.Stream
 	tls, err := n.TLS.Config()
 	if err != nil {
-		return nil, fmt.Errorf("bus.nats.%w", err)
+		return nats.Options{}, fmt.Errorf("bus.nats.%w", err)
 	}
-	return nats.Open(ctx, nats.Options{URL: n.URL, User: n.User, Password: n.Password.Reveal(), Token: n.Token.Reveal(), CredentialsFile: n.CredsFile, TLS: tls,
-		Stream: e.Name, Partitions: e.Partitions, Replicas: e.Replicas, MaxBytes: int64(e.MaxBytes), Logger: c.logger})
+	return nats.Options{URL: n.URL, User: n.User, Password: n.Password.Reveal(), Token: n.Token.Reveal(), CredentialsFile: n.CredsFile, TLS: tls,
+		Stream: e.Name, Partitions: e.Partitions, Replicas: e.Replicas, MaxBytes: int64(e.MaxBytes), Logger: logger}, nil
 }
 
 func (s *streamIntake) log() event.Log { return s.publisher }

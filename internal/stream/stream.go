@@ -31,6 +31,7 @@ package stream
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"millrace/internal/event"
@@ -96,4 +97,27 @@ type Message struct {
 	// ReceivedAt is when the broker took it, by the broker's clock.
 	ReceivedAt time.Time
 	Data       []byte
+}
+
+// Facts are what a look at a stream found that changed nothing.
+type Facts struct {
+	// Reachable: the servers answered.
+	Reachable bool
+	// Found says in a few words what there is.
+	Found string
+	// Problems say what is wrong and what to do.
+	Problems []string
+}
+
+// Problem adds a problem.
+func (f *Facts) Problem(format string, args ...any) {
+	f.Problems = append(f.Problems, fmt.Sprintf(format, args...))
+}
+
+// CheckRecord adds a problem if messages of at most so many bytes are too small
+// for the largest record.
+func (f *Facts) CheckRecord(messageBytes, recordBytes int) {
+	if need := MessageBytes(recordBytes); messageBytes < need {
+		f.Problem("%v", &MessageSizeError{Have: messageBytes, Need: need})
+	}
 }

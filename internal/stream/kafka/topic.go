@@ -108,7 +108,7 @@ func (b *Broker) furnish(ctx context.Context) error {
 	}
 	t := topics[b.o.Topic]
 	if t.ID == (kadm.TopicID{}) {
-		return &ConfigError{Topic: b.o.Topic, Faults: []string{"the cluster gives topics no ids, so that one that was made anew could be mistaken for the old: use Kafka 2.8 or later"}}
+		return b.withoutIDs()
 	}
 	if len(t.Partitions) < b.o.Partitions {
 		if _, err := b.admin.UpdatePartitions(ctx, b.o.Partitions, b.o.Topic); err != nil {
@@ -124,6 +124,10 @@ func (b *Broker) furnish(ctx context.Context) error {
 	}
 	b.remember(t.ID)
 	return nil
+}
+
+func (b *Broker) withoutIDs() error {
+	return &ConfigError{Topic: b.o.Topic, Faults: []string{"the cluster gives topics no ids, so that one that was made anew could be mistaken for the old: use Kafka 2.8 or later"}}
 }
 
 // faults says how the topic differs from what it must be.

@@ -110,13 +110,16 @@ func (b *Broker) furnish(ctx context.Context) error {
 			return err
 		}
 	}
-	beyond, err := b.js.Stream(ctx, b.name(b.o.Partitions))
-	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return nil
-	case err != nil:
+	info, err := b.lookAt(ctx, b.o.Partitions)
+	if err != nil {
 		return fmt.Errorf("looking for partitions beyond the last: %w", err)
-	case beyond.CachedInfo().State.Msgs == 0:
+	}
+	return b.beyond(info)
+}
+
+// beyond says what is wrong if there is a partition beyond the last.
+func (b *Broker) beyond(info *jetstream.StreamInfo) error {
+	if info == nil || info.State.Msgs == 0 {
 		return nil
 	}
 	return &ConfigError{Stream: b.name(b.o.Partitions), Faults: []string{fmt.Sprintf(
