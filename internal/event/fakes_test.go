@@ -106,6 +106,9 @@ func (s *memStore) Append(_ context.Context, b Batch) (int, error) {
 			return 0, err
 		}
 	}
+	if !s.known && b.Known {
+		return 0, &PositionError{From: b.From, Unknown: true}
+	}
 	if s.known && s.next != b.From {
 		return 0, &PositionError{Have: s.next, From: b.From}
 	}

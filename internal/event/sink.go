@@ -169,6 +169,9 @@ func (s *Sink) relocate(ctx context.Context) error {
 func (s *Sink) standAt(next uint64, known bool) error {
 	first, end := s.o.Log.First(), s.o.Log.Next()
 	if !known {
+		if err := s.unknown(first, end); err != nil {
+			return err
+		}
 		next = first
 	}
 	switch {
@@ -182,8 +185,30 @@ func (s *Sink) standAt(next uint64, known bool) error {
 	if err := s.o.Log.Release(next); err != nil {
 		return err
 	}
+	s.batch.known = known
 	s.advance(next)
 	return nil
+}
+
+// unknown judges a log that the store does not know. A log gives up only what a
+// store has: one that begins later than it was begun had one, and if that is not this
+// one, or this one as it was, what it had must not be missed in silence.
+func (s *Sink) unknown(first, end uint64) error {
+	had := s.batch.known
+	switch {
+	case first <= 1 && had:
+		s.o.Logger.Warn("the store does not know the log any more, all of which is still there; it is stored again from its beginning: look whether the database is the one it should be",
+			"log", s.o.Advice.Name, "records", end-first)
+		return nil
+	case first <= 1:
+		return nil
+	case first == end && !had:
+		s.o.Logger.Warn("the store does not know the log, which is empty but was not always: what it had lies in another store, or is lost if this one should have it",
+			"log", s.o.Advice.Name, "records", first-1)
+		return nil
+	}
+	return fmt.Errorf("%s begins at sequence %d, so a store had its first %d records, but this store does not know it: either this is not the database that it was written to, or that database has lost its newest (restored from a backup, or a replica that lagged took over); "+
+		"go back to the database that has them, or restore them; if they may stay missing here, %s", s.o.Advice.Name, first, first-1, s.o.Advice.MissingStart)
 }
 
 // Run sinks until the context ends, and returns nil then. Any other return is a

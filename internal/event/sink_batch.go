@@ -16,6 +16,7 @@ import (
 // own buffer, which is reused from batch to batch.
 type batch struct {
 	logID    LogID
+	known    bool // the store has told that it has the log
 	from     uint64
 	upTo     uint64
 	day      time.Time
@@ -208,6 +209,6 @@ func formatOf(contentType string) scan.Format {
 
 // request returns what the store is to commit.
 func (b *batch) request(o *SinkOptions) Batch {
-	return Batch{LogID: b.logID, From: b.from, UpTo: b.upTo, Day: b.day, Rows: b.items,
+	return Batch{LogID: b.logID, From: b.from, UpTo: b.upTo, Day: b.day, Rows: b.items, Known: b.known,
 		Exact: o.Exact, ExactDays: o.ExactDays}
 }

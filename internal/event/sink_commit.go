@@ -80,7 +80,12 @@ func (s *Sink) addLetters(ctx context.Context) error {
 // reposition judges a store that does not stand where the batch begins. That it
 // has the batch is the common case: an earlier reply was lost.
 func (s *Sink) reposition(p *PositionError) error {
-	if p.Have == s.batch.upTo {
+	switch {
+	case p.Unknown:
+		s.o.Logger.Error("the store does not know the event log any more, of which it had everything so far; looking what is left of it",
+			"log", s.o.Advice.Name, "had", s.batch.from)
+		return errReposition
+	case p.Have == s.batch.upTo:
 		return nil
 	}
 	s.o.Logger.Warn("the store stands elsewhere in the event log; going on from there",
@@ -189,6 +194,7 @@ func (s *Sink) done() {
 	if err := s.o.Log.Release(b.upTo); err != nil {
 		s.o.Logger.Warn("the event log could not give back space", "error", err)
 	}
+	b.known = true
 	s.advance(b.upTo)
 }
 

@@ -356,3 +356,79 @@ func (recentStore) RecentHashes(_ context.Context, _ time.Time, yield func(Hash,
 	yield(HashOf("demo", "", "stored"), noon.Add(-time.Minute))
 	return nil
 }
+
+// trimmed is a log that begins and ends where the test says.
+type trimmed struct {
+	*wal.Log
+	first, next uint64
+}
+
+func (l *trimmed) First() uint64        { return l.first }
+func (l *trimmed) Next() uint64         { return l.next }
+func (l *trimmed) Release(uint64) error { return nil }
+
+func TestALogWhoseBeginningIsGoneIsNotTakenForANewOne(t *testing.T) {
+	for name, c := range map[string]struct {
+		first, next uint64
+		want        string // empty: it is begun at first
+	}{
+		"a new log":                                 {1, 1, ""},
+		"one that was never sunk":                   {1, 8, ""},
+		"one that is empty and was not always":      {8, 8, ""},
+		"one that has something, and once had more": {5, 8, "first 4 records"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			sink, err := NewSink(SinkOptions{Log: &trimmed{b.log, c.first, c.next}, Store: b.store, DeadLetters: b.letters})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = sink.Locate(t.Context())
+			if c.want == "" {
+				if err != nil || sink.Committed() != c.first {
+					t.Errorf("stands at %d, error %v; want %d", sink.Committed(), err, c.first)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "does not know it") {
+				t.Errorf("error %v; want one that says that the %s are not in this store", err, c.want)
+			}
+		})
+	}
+}
+
+func TestAStoreThatForgetsALogWhileItIsSunkGetsAllOfItAgain(t *testing.T) {
+	b := newBench(t)
+	b.ingest("a")
+	b.run()
+	b.settle()
+	b.forgetLog()
+	b.ingest("b")
+	b.settle()
+	b.wantIDs("a", "b") // not b alone
+}
+
+func TestAStoreThatForgetsALogWhoseBeginningIsGoneStopsTheSink(t *testing.T) {
+	b := newBench(t)
+	log := &trimmed{b.log, 1, 1}
+	b.sink.o.Log = log
+	b.ingest("a")
+	b.run()
+	b.settle()
+	log.first, log.next = 2, 2 // what the store had was given up
+	b.forgetLog()
+	b.ingest("b")
+	if err := <-b.ended; err == nil || !strings.Contains(err.Error(), "does not know it") {
+		t.Errorf("the sink ended with %v; want that the store lost the log", err)
+	}
+	if ids := b.store.ids(); len(ids) > 0 {
+		t.Errorf("%v was stored: what came before it would not be missed", ids)
+	}
+}
+
+// forgetLog is a failover to a replica that has nothing of the log yet.
+func (b *bench) forgetLog() {
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	b.store.known, b.store.next, b.store.rows = false, 0, nil
+}

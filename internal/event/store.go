@@ -25,6 +25,9 @@ type Batch struct {
 	// apart: no row of the one kind makes a row of the other be left out.
 	Exact     bool
 	ExactDays int
+	// Known says that the caller was told by the store that it has the log: then a
+	// store that does not know it has lost it, and takes nothing.
+	Known bool
 	// DryRun asks for everything but the commit: the transaction is rolled back.
 	// It serves to find the row a database refuses without losing the others.
 	DryRun bool
@@ -44,8 +47,9 @@ type Store interface {
 
 	// Append commits rows, per-minute rollups and the log's position in one
 	// transaction, durably. The position is compared first: when the store does
-	// not stand at b.From the answer is a *PositionError and nothing changed (a
-	// log the store has never seen stands wherever its first batch begins).
+	// not stand at b.From, or does not know a log that it should (b.Known), the answer
+	// is a *PositionError and nothing changed. Any other log the store has never seen
+	// stands wherever its first batch begins.
 	// It returns how many rows were inserted, which is less than len(b.Rows) only
 	// in exact mode and with exact rows.
 	//
@@ -102,9 +106,14 @@ type PositionError struct {
 	Have uint64
 	// From is where the batch begins.
 	From uint64
+	// Unknown says that the store knew the log once, and does not any more. Have is 0.
+	Unknown bool
 }
 
 func (e *PositionError) Error() string {
+	if e.Unknown {
+		return fmt.Sprintf("the store does not know the log any more, of which it had all below sequence %d", e.From)
+	}
 	return fmt.Sprintf("the store stands at log sequence %d, the batch begins at %d", e.Have, e.From)
 }
 

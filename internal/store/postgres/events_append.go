@@ -78,12 +78,15 @@ func (e *events) transact(ctx context.Context, conn *pgxpool.Conn, d day, b *eve
 	return len(rows), e.finish(ctx, conn, d, b, rows, seq, s)
 }
 
+// The statements that compare and set a position. They answer nothing when the log
+// stands elsewhere; a second appender of the log waits here for the first one's end.
 const (
-	// takePosition compares and sets. It answers nothing when the log stands elsewhere;
-	// a second appender of the log waits here for the first one's end.
+	// takePosition begins a log that is not there; movePosition does not.
 	takePosition = `INSERT INTO event_positions AS p (tenant_id, log_id, next_seq, last_day) VALUES ('', $1, $2, $3)
 ON CONFLICT (tenant_id, log_id) DO UPDATE SET next_seq = excluded.next_seq, last_day = excluded.last_day
 WHERE p.next_seq = $4 RETURNING nextval('event_seq')`
+	movePosition = `UPDATE event_positions SET next_seq = $2, last_day = $3
+WHERE tenant_id = '' AND log_id = $1 AND next_seq = $4 RETURNING nextval('event_seq')`
 )
 
 // begin opens the transaction and returns the sequence of the first row, and the
@@ -92,7 +95,11 @@ func (e *events) begin(ctx context.Context, conn *pgxpool.Conn, d day, b *event.
 	rows = b.Rows
 	pipe := &pgx.Batch{}
 	pipe.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`)
-	pipe.Queue(takePosition, b.LogID, int64(b.UpTo), int64(d), int64(b.From))
+	position := takePosition
+	if b.Known {
+		position = movePosition
+	}
+	pipe.Queue(position, b.LogID, int64(b.UpTo), int64(d), int64(b.From))
 	for _, k := range books {
 		k.queue(pipe, d, rows)
 	}
@@ -125,7 +132,10 @@ func (e *events) begin(ctx context.Context, conn *pgxpool.Conn, d day, b *event.
 // elsewhere says where the log stands.
 func (e *events) elsewhere(ctx context.Context, conn *pgxpool.Conn, b *event.Batch) error {
 	var have int64
-	if err := conn.QueryRow(ctx, selectPosition, b.LogID).Scan(&have); err != nil {
+	switch err := conn.QueryRow(ctx, selectPosition, b.LogID).Scan(&have); {
+	case noRows(err):
+		return &event.PositionError{From: b.From, Unknown: true}
+	case err != nil:
 		return in("find out where the event log stands", err)
 	}
 	return &event.PositionError{Have: uint64(have), From: b.From}

@@ -25,7 +25,7 @@ func stopped(t *testing.T, db *DB) *pgx.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
+	t.Cleanup(func() { conn.PgConn().Conn().Close() }) // it may be in the midst of something
 	return conn
 }
 

@@ -37,8 +37,11 @@ func (e *events) Append(ctx context.Context, b event.Batch) (inserted int, err e
 	if err := e.files.settle(ctx); err != nil {
 		return 0, fmt.Errorf("find out where the event log stands in the store: %w", err)
 	}
-	if have, known := e.files.position(b.LogID); known && have != b.From {
+	switch have, known := e.files.position(b.LogID); {
+	case known && have != b.From:
 		return 0, &event.PositionError{Have: have, From: b.From}
+	case !known && b.Known:
+		return 0, &event.PositionError{From: b.From, Unknown: true}
 	}
 	file, err := e.files.get(ctx, d)
 	if err != nil {

@@ -11,6 +11,7 @@ func Events(t *testing.T, fresh EventsFactory) {
 		{"a new store is empty and knows no log", newStoreIsEmpty},
 		{"every field comes back as it went in", fieldsComeBack},
 		{"the position is compared and set", positionIsComparedAndSet},
+		{"a log that should be known and is not is not begun anew", lostLogIsNotBegun},
 		{"an empty batch moves the position", emptyBatchMovesPosition},
 		{"logs do not disturb each other", logsAreIndependent},
 		{"a batch that breaks the contract is refused and changes nothing", badBatchIsRefused},

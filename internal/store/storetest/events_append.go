@@ -86,6 +86,38 @@ func positionIsComparedAndSet(t *testing.T, h *EventsHarness) {
 	}
 }
 
+func lostLogIsNotBegun(t *testing.T, h *EventsHarness) {
+	ctx := testContext(t)
+	f := newFeed(h.Store, 1)
+	for _, from := range []uint64{1, 4711} {
+		for _, dry := range []bool{false, true} {
+			b := f.batch(row("demo", "t", "a", monday))
+			b.From, b.UpTo, b.Known, b.DryRun = from, from+1, true, dry
+			n, err := h.Store.Append(ctx, b)
+			var position *event.PositionError
+			if n != 0 || !errors.As(err, &position) || !position.Unknown || position.Have != 0 || position.From != from {
+				t.Errorf("Append at %d (dry run %v): inserted %d, error %v; want a PositionError of an unknown log", from, dry, n, err)
+			}
+		}
+	}
+	if _, known, err := h.Store.Position(ctx, f.log); known || err != nil {
+		t.Errorf("the log is known: %v, error %v", known, err)
+	}
+	wantIDs(t, ctx, h.Store, "demo")
+	f.add(t, ctx, row("demo", "t", "a", monday))
+	known := f.batch(row("demo", "t", "b", monday))
+	known.Known = true
+	if n, err := h.Store.Append(ctx, known); n != 1 || err != nil {
+		t.Errorf("Append to a log that is known: inserted %d, error %v; want 1", n, err)
+	}
+	wantPosition(t, ctx, h.Store, f.log, known.UpTo)
+	var position *event.PositionError
+	if _, err := h.Store.Append(ctx, known); !errors.As(err, &position) || position.Unknown || position.Have != known.UpTo {
+		t.Errorf("the batch again: error %v; want a PositionError with Have %d", err, known.UpTo)
+	}
+	wantIDs(t, ctx, h.Store, "demo", "a", "b")
+}
+
 func emptyBatchMovesPosition(t *testing.T, h *EventsHarness) {
 	ctx := testContext(t)
 	f := newFeed(h.Store, 1)
