@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"millrace/internal/cli"
 	"millrace/internal/config"
@@ -61,13 +62,21 @@ func DrainLog(ctx context.Context, cfg *config.Config, log, dataDir string, told
 		return done, err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	return drain(ctx, cfg, l, db, told)
+	return drain(ctx, cfg, l, db, drainPatience, told)
 }
 
-// drain sinks until the store has all of a log that gets nothing more.
-func drain(ctx context.Context, cfg *config.Config, l *wal.Log, db *storage, told func(cli.DrainProgress)) (done cli.DrainProgress, err error) {
+const (
+	// drainPatience is how long a drain goes on while the database takes nothing.
+	drainPatience = 2 * time.Minute
+	// drainTellEvery is how often it is told that the database takes nothing.
+	drainTellEvery = time.Second
+)
+
+// drain sinks until the store has all of a log that gets nothing more, or has taken
+// nothing for as long as patience.
+func drain(ctx context.Context, cfg *config.Config, l *wal.Log, db *storage, patience time.Duration, told func(cli.DrainProgress)) (done cli.DrainProgress, err error) {
 	e := &cfg.Events
-	sink, err := event.NewSink(event.SinkOptions{Log: l, Store: db.Events(), DeadLetters: db.DeadLetters(),
+	sink, err := event.NewSink(event.SinkOptions{Log: l, Store: db.Events(), DeadLetters: db.DeadLetters(), CommitTimeout: min(patience, time.Minute),
 		MaxBatchRows: e.Sink.MaxBatchRows, MaxBatchBytes: int64(e.Sink.MaxBatchBytes), Exact: e.Dedupe.Mode == "exact", ExactDays: e.Dedupe.ExactDays})
 	if err != nil {
 		return done, err
@@ -77,15 +86,27 @@ func drain(ctx context.Context, cfg *config.Config, l *wal.Log, db *storage, tol
 	}
 	first := sink.Committed()
 	done.Records = l.Next() - first
+	state := func() cli.DrainProgress {
+		done.Done, done.DeadLetters, done.Failing = sink.Committed()-first, sink.DeadLetters(), sink.Err()
+		return done
+	}
 	runCtx, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- sink.Run(runCtx) }()
+	tell, stuck := time.NewTicker(min(drainTellEvery, patience)), time.NewTimer(patience)
+	defer tell.Stop()
+	defer stuck.Stop()
 	for err == nil && sink.Committed() < l.Next() {
-		changed := sink.Changed()
-		done.Done = sink.Committed() - first
-		told(done)
+		changed, before := sink.Changed(), done.Done
+		told(state())
+		if done.Done > before {
+			stuck.Reset(patience)
+		}
 		select {
 		case <-changed:
+		case <-tell.C:
+		case <-stuck.C:
+			err = notDrained(state(), patience)
 		case err = <-ended:
 			ended <- err
 		case <-ctx.Done():
@@ -94,6 +115,15 @@ func drain(ctx context.Context, cfg *config.Config, l *wal.Log, db *storage, tol
 	}
 	stop()
 	err = errors.Join(err, <-ended)
-	done.Done = sink.Committed() - first
-	return done, err
+	return state(), err
+}
+
+// notDrained says why a drain gives up.
+func notDrained(p cli.DrainProgress, patience time.Duration) error {
+	why := p.Failing
+	if why == nil {
+		why = errors.New("it has not answered")
+	}
+	return fmt.Errorf("the database took nothing for %s; it has %d of the log's %d records, and the log still has the others: mend the cause and run it again: %w",
+		patience, p.Done, p.Records, why)
 }

@@ -11,6 +11,11 @@ type DrainProgress struct {
 	// Records is how many records of the log the database did not have; each is what
 	// one request brought. Done is how many of them it has now.
 	Records, Done uint64
+	// DeadLetters is how many dead letters came of them: what the log holds as such,
+	// and events that the database refuses for what is in them.
+	DeadLetters uint64
+	// Failing is why the last try to write to the database failed, nil if it did not.
+	Failing error
 }
 
 func (r *runner) walDrainCommand() *cobra.Command {
@@ -37,13 +42,22 @@ its log in itself when it starts.`,
 		if err != nil {
 			return err
 		}
-		last := uint64(0)
+		last, said := uint64(0), ""
 		done, err := r.deps.DrainLog(cmd.Context(), cfg, dir.log, dir.data, func(p DrainProgress) {
 			if p.Done-last >= 10_000 {
 				last = p.Done
 				fmt.Fprintf(r.stdio.Err, "%d of %d records\n", p.Done, p.Records)
 			}
+			if p.Failing == nil {
+				said = ""
+			} else if why := p.Failing.Error(); why != said {
+				said = why
+				fmt.Fprintf(r.stdio.Err, "%d of %d records; the database does not take the next, it is tried again: %s\n", p.Done, p.Records, why)
+			}
 		})
+		if done.DeadLetters > 0 {
+			fmt.Fprintf(r.stdio.Out, "%d dead letters came of it; see `millrace dead-letters list`.\n", done.DeadLetters)
+		}
 		if err != nil {
 			return err
 		}

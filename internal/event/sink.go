@@ -68,6 +68,7 @@ type Sink struct {
 	committed uint64        // the store has every record below
 	changed   chan struct{} // closed and replaced at every commit
 	lastErr   error         // of the last commit, nil once one succeeds
+	letters   uint64        // dead letters of all commits
 }
 
 // NewSink returns a Sink.
@@ -356,6 +357,13 @@ func (s *Sink) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.lastErr
+}
+
+// DeadLetters returns how many dead letters the commits of this sink had.
+func (s *Sink) DeadLetters() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.letters
 }
 
 func (s *Sink) setErr(err error) {

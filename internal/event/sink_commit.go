@@ -191,6 +191,9 @@ func (s *Sink) done() {
 	for i := range b.letters {
 		m.deadLetters.WithLabelValues(string(b.letters[i].Kind)).Inc()
 	}
+	s.mu.Lock()
+	s.letters += uint64(len(b.letters))
+	s.mu.Unlock()
 	if err := s.o.Log.Release(b.upTo); err != nil {
 		s.o.Logger.Warn("the event log could not give back space", "error", err)
 	}
