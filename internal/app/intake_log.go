@@ -31,15 +31,15 @@ type logIntake struct {
 }
 
 func openLog(ctx context.Context, c *core) (*logIntake, error) {
-	last, err := c.db.Events().LastReceived(ctx)
+	floor, err := c.receiptFloor(ctx, time.Now())
 	if err != nil {
-		return nil, fmt.Errorf("asking the store for its newest event: %w", err)
+		return nil, err
 	}
 	e := &c.cfg.Events
 	l := &logIntake{core: c}
 	l.Log, err = wal.Open(ctx, wal.Options{
 		Dir: c.dir.file(walName), SegmentBytes: int64(e.SegmentBytes), MaxBacklogBytes: int64(e.BacklogMaxBytes),
-		MaxQueuedBytes: int64(e.QueueMaxBytes), ReserveBytes: max(int64(e.DiskReserveBytes), 1), NotBefore: last,
+		MaxQueuedBytes: int64(e.QueueMaxBytes), ReserveBytes: max(int64(e.DiskReserveBytes), 1), NotBefore: floor,
 		Logger: c.logger, Metrics: wal.NewMetrics(c.registry),
 	})
 	if err != nil {
@@ -56,6 +56,29 @@ func openLog(ctx context.Context, c *core) (*logIntake, error) {
 		return nil, err
 	}
 	return l, l.sink.Locate(ctx)
+}
+
+// floorSlack is how far the newest event may be ahead of the clock before it is told.
+const floorSlack = time.Minute
+
+// receiptFloor returns the time before which nothing is received. In an embedded
+// store that is the newest event's, so that a log made anew goes on behind the one
+// before. In a database that instances share it is none: the newest event may be
+// another's, whose clock is wrong, and a log keeps its own times in order by itself.
+func (c *core) receiptFloor(ctx context.Context, now time.Time) (time.Time, error) {
+	last, err := c.db.Events().LastReceived(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("asking the store for its newest event: %w", err)
+	}
+	shared := c.cfg.Store.Driver == "postgres"
+	if ahead := last.Sub(now); ahead > floorSlack {
+		c.logger.Warn("the newest event was received later than it is now: the clock of this machine is wrong, or that of the one that received it was",
+			"newest", last, "ahead", ahead.Round(time.Second), "timesStandStill", !shared)
+	}
+	if shared {
+		return time.Time{}, nil
+	}
+	return last, nil
 }
 
 // crowd is how many submissions being accepted at once mean that accepting is
