@@ -252,6 +252,7 @@ func (p *Publisher) wait(ctx context.Context, record []byte, decided func(err er
 		return outcome{err: err}
 	}
 	p.encoding.Lock() // until the record has been copied
+	//lint:ignore SA2001 nothing is to be done but to wait
 	p.encoding.Unlock()
 	select {
 	case o := <-r.done:
