@@ -18,7 +18,8 @@ type Batch struct {
 	// Rows are in order of receipt. It may be empty: the position still moves.
 	Rows []Row
 	// Exact asks that a row whose Hash was stored by an exact batch within the last
-	// ExactDays days (this one included), or stands earlier in Rows, is left out.
+	// ExactDays days (this one included) or on a later day, or stands earlier in Rows,
+	// is left out.
 	//
 	// A row that is Exact by itself is held to the same by all rows that are, over
 	// OwnExactDays days, whatever Exact and ExactDays say. The two kinds are kept
@@ -98,6 +99,9 @@ var (
 	ErrTooManyPoints = errors.New("the statistics have too many points")
 	// ErrData marks an error that comes from the content of a row.
 	ErrData = errors.New("the database refuses this data")
+	// ErrSlow marks an error of an append that took longer than it may: fewer rows may
+	// have success.
+	ErrSlow = errors.New("the database took too long")
 )
 
 // PositionError says that the store does not stand where a batch begins.

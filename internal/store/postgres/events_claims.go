@@ -41,7 +41,9 @@ type claim struct {
 
 // queue claims the hashes of the book's rows. Of several transactions that claim
 // one hash at once, also for different days, one gets it: the others wait for its
-// end. All claim in the same order, so none waits for another in a circle.
+// end. All claim in the same order, so none waits for another in a circle. A row of
+// an older day than its claim, as of a log that is behind, is a repetition: the claim
+// does not tell whether that day had it too.
 func (k book) queue(pipe *pgx.Batch, d day, rows []event.Row) {
 	claims := k.distinct(rows)
 	tenants, hashes := make([]string, len(claims)), make([][16]byte, len(claims))
@@ -50,8 +52,8 @@ func (k book) queue(pipe *pgx.Batch, d day, rows []event.Row) {
 	}
 	pipe.Queue(`INSERT INTO `+k.table+` AS c (tenant_id, hash, day, until_day)
 SELECT t.tenant_id, t.hash, $1, $2 FROM unnest($3::text[], $4::uuid[]) AS t (tenant_id, hash)
-ON CONFLICT (tenant_id, hash) DO UPDATE SET day = greatest(c.day, excluded.day), until_day = greatest(c.until_day, excluded.until_day)
-WHERE abs(c.day - excluded.day) >= $5 RETURNING hash`,
+ON CONFLICT (tenant_id, hash) DO UPDATE SET day = excluded.day, until_day = greatest(c.until_day, excluded.until_day)
+WHERE excluded.day - c.day >= $5 RETURNING hash`,
 		int64(d), int64(d)+int64(k.days)-1, tenants, hashes, int64(k.days))
 }
 

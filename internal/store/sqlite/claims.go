@@ -134,7 +134,7 @@ func (k book) keep(rows []event.Row, wanted func(event.Hash) bool) []event.Row {
 }
 
 // unclaimedBefore returns the rows without those of the book that another day
-// within the book's days has claimed.
+// within the book's days, or a later one, has claimed.
 func (e *events) unclaimedBefore(ctx context.Context, d day, k book, rows []event.Row) ([]event.Row, error) {
 	if len(rows) == 0 {
 		return rows, nil
@@ -164,7 +164,7 @@ func (k book) reaches(v view, d day) bool {
 	if k.own && !v.hasOwn {
 		return false
 	}
-	return v.file.day < d && int(d)-int(v.file.day) < k.days
+	return v.file.day != d && int(d)-int(v.file.day) < k.days
 }
 
 // claimedIn adds to found the hashes of the book's rows that a file has claimed.

@@ -27,6 +27,7 @@ func Events(t *testing.T, fresh EventsFactory) {
 		{"exact mode leaves out what a batch repeats", exactWithinBatch},
 		{"exact mode leaves out what other batches stored", exactAcrossBatches},
 		{"exact mode forgets after its days", exactAcrossDays},
+		{"exact mode leaves out what a log that is behind repeats", exactBehind},
 
 		{"exact rows are stored once in every mode", ownRowsAreStoredOnce},
 		{"exact rows are known a week later, and after a crash", ownRowsAreKnownLater},

@@ -437,3 +437,22 @@ func exactAcrossDays(t *testing.T, h *EventsHarness) {
 	}
 	wantIDs(t, ctx, h.Store, "demo", "a", "b", "a", "b")
 }
+
+func exactBehind(t *testing.T, h *EventsHarness) {
+	ctx := testContext(t)
+	ahead, behind := newFeed(h.Store, 1), newFeed(h.Store, 2)
+	on := func(n int) event.Row { return row("demo", "t", "a", dayAfter(n).Add(time.Hour)) }
+	for _, c := range []struct {
+		f         *feed
+		day, want int
+	}{
+		{ahead, 0, 1}, {ahead, 1, 1}, // one day is but the day itself
+		{behind, 0, 0}, {behind, 0, 0}, {behind, 1, 0},
+		{ahead, 2, 1}, {behind, 1, 0}, {behind, 2, 0}, {behind, 3, 1},
+	} {
+		if n := c.f.addExact(t, ctx, 1, on(c.day)); n != c.want {
+			t.Errorf("on day %d: inserted %d, want %d", c.day, n, c.want)
+		}
+	}
+	wantIDs(t, ctx, h.Store, "demo", "a", "a", "a", "a")
+}
