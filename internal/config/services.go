@@ -138,7 +138,7 @@ type Stream struct {
 	Name          string `key:"name" doc:"What the names of the streams, or that of the topic, begin with, so that two deployments can share servers."`
 	Partitions    int    `key:"partitions" unit:"partitions" min:"1" max:"256" doc:"Into how many partitions the stream is parted; each is brought into the database by one instance at a time. It can only be raised."`
 	Replicas      int    `key:"replicas" unit:"servers" min:"1" max:"9" doc:"On how many servers each event is kept before it is answered; 3 survives the loss of one."`
-	MaxBytes      Size   `key:"maxBytes" min:"64MiB" doc:"Most bytes that one partition keeps of events that are not yet in the database. Full: 503."`
+	MaxBytes      Size   `key:"maxBytes" min:"64MiB" doc:"Most bytes that one partition keeps: what is not yet in the database, and two minutes of what is. Full: 503."`
 	InflightBytes Size   `key:"inflightBytes" min:"1MiB" max:"16GiB" doc:"Most bytes of this instance that wait for the stream's acknowledgement; beyond it the answer is 503."`
 	AcceptLoss    bool   `key:"acceptLoss" doc:"For one start, after messages were lost on the servers: go on behind them instead of refusing to."`
 }
