@@ -24,7 +24,8 @@ type SinkOptions struct {
 	Store       Store
 	DeadLetters DeadLetterWriter
 	// MaxBatchRows and MaxBatchBytes end a batch; a frame is never split, so a
-	// batch may exceed them by one frame. 20,000 and 16 MiB if zero.
+	// batch may exceed them by one frame. 20,000 and 16 MiB if zero. While the store
+	// takes too long over so many, batches are smaller.
 	MaxBatchRows  int
 	MaxBatchBytes int64
 	// MinInterval is the least time between the beginnings of two commits while
@@ -60,9 +61,13 @@ type SinkOptions struct {
 // Run is the only goroutine; the other methods are safe for concurrent use.
 type Sink struct {
 	o SinkOptions
-	// batch and began, when the last commit began, belong to Run.
-	batch batch
-	began time.Time
+	// batch and began, when the last commit began, belong to Run, as do maxRows and
+	// maxBytes, which end a batch for now, and good, how many commits in a row succeeded.
+	batch    batch
+	began    time.Time
+	maxRows  int
+	maxBytes int64
+	good     int
 
 	mu        sync.Mutex
 	committed uint64        // the store has every record below
@@ -98,7 +103,7 @@ func NewSink(o SinkOptions) (*Sink, error) {
 	if o.Metrics == nil {
 		o.Metrics = NewSinkMetrics(nil)
 	}
-	s := &Sink{o: o, changed: make(chan struct{})}
+	s := &Sink{o: o, maxRows: o.MaxBatchRows, maxBytes: o.MaxBatchBytes, changed: make(chan struct{})}
 	s.batch.logID = o.Log.ID()
 	return s, nil
 }
@@ -281,7 +286,7 @@ func (s *Sink) collect(ctx context.Context, reader Frames) error {
 		}
 		b.add(f)
 	}
-	for waited := false; b.err == nil && !b.carrying && b.rows() < s.o.MaxBatchRows && b.bytes() < s.o.MaxBatchBytes; {
+	for waited := false; b.err == nil && !b.carrying && b.rows() < s.maxRows && b.bytes() < s.maxBytes; {
 		f, ok, err := reader.TryNext()
 		if err != nil {
 			return s.readError(err)

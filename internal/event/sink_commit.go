@@ -27,6 +27,10 @@ func (s *Sink) commit(ctx context.Context) error {
 		if errors.Is(err, errReposition) || ctx.Err() != nil {
 			return err
 		}
+		if s.tooMuch(err) {
+			s.failed(err, 0)
+			return errReposition // and with less
+		}
 		s.failed(err, backoff)
 		if !sleep(ctx, backoff/2+rand.N(backoff/2)) {
 			return ctx.Err()
@@ -35,6 +39,30 @@ func (s *Sink) commit(ctx context.Context) error {
 	}
 	s.done()
 	return nil
+}
+
+// regrowAfter is how many commits in a row must succeed before batches grow again.
+const regrowAfter = 16
+
+// tooMuch halves the batches to come if this one took too long and can be made
+// smaller: it would take as long again.
+func (s *Sink) tooMuch(err error) bool {
+	b := &s.batch
+	if !errors.Is(err, ErrSlow) && !errors.Is(err, context.DeadlineExceeded) || len(b.arrivals) < 2 {
+		return false
+	}
+	s.maxRows, s.maxBytes, s.good = max(1, b.rows()/2), max(1, b.bytes()/2), 0
+	s.o.Logger.Warn("the store took too long over a batch; the next are half as large",
+		"log", s.o.Advice.Name, "rows", b.rows(), "bytes", b.bytes())
+	return true
+}
+
+// regrow doubles the batches to come, up to what is asked for, after some successes.
+func (s *Sink) regrow() {
+	if s.good++; s.good >= regrowAfter {
+		s.good = 0
+		s.maxRows, s.maxBytes = min(2*s.maxRows, s.o.MaxBatchRows), min(2*s.maxBytes, s.o.MaxBatchBytes)
+	}
 }
 
 // try writes the batch once. Rows that the database refuses for what is in them
@@ -105,6 +133,7 @@ func (s *Sink) condemn(ctx context.Context, cause error) error {
 		// Each half is fine but the whole is not: that is not the data of one row.
 		return fmt.Errorf("the database refuses the batch but none of its rows: %w", cause)
 	}
+	s.tellRefused(bad)
 	for _, refused := range bad {
 		if s.o.Forget != nil {
 			s.o.Forget(refused.row.Hash)
@@ -113,6 +142,19 @@ func (s *Sink) condemn(ctx context.Context, cause error) error {
 	}
 	b.items = append(b.items[:0], kept...)
 	return nil
+}
+
+// toldRefused is how many refused rows of one batch are told one by one.
+const toldRefused = 5
+
+func (s *Sink) tellRefused(bad []refusedRow) {
+	for _, r := range bad[:min(len(bad), toldRefused)] {
+		s.o.Logger.Warn("the database refuses an event for what is in it; it becomes a dead letter",
+			"tenant", r.row.TenantID, "type", r.row.Type, "id", r.row.ID, "error", r.cause)
+	}
+	if more := len(bad) - toldRefused; more > 0 {
+		s.o.Logger.Warn("the database refuses more events of the same batch; they become dead letters, each with its reason", "events", more)
+	}
 }
 
 // refusedRow is a row and what the database said of it.
@@ -150,8 +192,6 @@ func (s *Sink) bisect(ctx context.Context, rows []Row, bad []refusedRow) (kept [
 // condemned is the dead letter of a row the database refuses.
 func (s *Sink) condemned(r refusedRow) deadletter.Letter {
 	receivedAt := time.Unix(0, r.row.ReceivedAt).UTC()
-	s.o.Logger.Warn("the database refuses an event for what is in it; it becomes a dead letter",
-		"tenant", r.row.TenantID, "type", r.row.Type, "id", r.row.ID, "error", r.cause)
 	return deadletter.Letter{
 		// Its place in the log is not known here. What two rows do not differ in
 		// beyond this makes them the same event.
@@ -198,6 +238,7 @@ func (s *Sink) done() {
 		s.o.Logger.Warn("the event log could not give back space", "error", err)
 	}
 	b.known = true
+	s.regrow()
 	s.advance(b.upTo)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -431,4 +432,70 @@ func (b *bench) forgetLog() {
 	b.store.mu.Lock()
 	defer b.store.mu.Unlock()
 	b.store.known, b.store.next, b.store.rows = false, 0, nil
+}
+
+func TestABatchThatTakesTooLongIsTriedWithHalf(t *testing.T) {
+	for name, cause := range map[string]error{"the server ends it": ErrSlow, "it does not answer": context.DeadlineExceeded} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			const most = 30 // rows that the store takes in time
+			var sizes []int
+			b.store.onAppend = func(r Batch) error {
+				sizes = append(sizes, len(r.Rows))
+				if len(r.Rows) > most {
+					return fmt.Errorf("commit events: %w", cause)
+				}
+				return nil
+			}
+			var want []string
+			for i := range 200 {
+				want = append(want, fmt.Sprint("e", i))
+				b.ingest(want[i])
+			}
+			b.run()
+			b.settle()
+			b.wantIDs(want...)
+			if diff := cmp.Diff([]int{200, 100, 50, 25, 25}, sizes[:5]); diff != "" {
+				t.Errorf("rows of the first batches differ (-want +got):\n%s", diff)
+			}
+			for i := range 3 * regrowAfter {
+				b.ingest(fmt.Sprint("more", i))
+				b.settle()
+			}
+			b.halt()
+			if b.sink.maxRows <= 2*most {
+				t.Errorf("after %d more batches one has at most %d rows still", 3*regrowAfter, b.sink.maxRows)
+			}
+		})
+	}
+}
+
+func TestABatchOfOneFrameThatTakesTooLongIsTriedAgain(t *testing.T) {
+	b := newBench(t)
+	b.store.fail = slices.Repeat([]error{ErrSlow}, 5)
+	b.ingest("a", "b")
+	b.run()
+	b.settle()
+	b.wantIDs("a", "b")
+}
+
+func TestManyRefusedEventsAreToldInFewLines(t *testing.T) {
+	b := newBench(t)
+	var told strings.Builder
+	b.sink.o.Logger = slog.New(slog.NewTextHandler(&told, nil))
+	b.store.refuses = func(Row) bool { return true }
+	var ids []string
+	for i := range 100 {
+		ids = append(ids, fmt.Sprint("e", i))
+	}
+	b.ingest(ids...)
+	b.run()
+	b.settle()
+	b.halt()
+	if n := strings.Count(told.String(), "\n"); n > toldRefused+1 || !strings.Contains(told.String(), fmt.Sprint("events=", 100-toldRefused)) {
+		t.Errorf("%d lines tell of 100 events:\n%s", n, told.String())
+	}
+	if n := len(b.letters.all()); n != 100 {
+		t.Errorf("%d dead letters, want 100", n)
+	}
 }

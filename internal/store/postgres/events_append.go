@@ -37,10 +37,18 @@ func (e *events) Append(ctx context.Context, b event.Batch) (inserted int, err e
 		inserted, err = e.appendTo(ctx, d, &b, booksOf(&b, own), s)
 		s.reset()
 		if sqlState(err) != stateUndefinedTable || again {
-			return inserted, because(ctx, err)
+			return inserted, tooSlow(because(ctx, err))
 		}
 		e.forget(d) // retention has dropped the day since it was looked at
 	}
+}
+
+// tooSlow marks an error of a statement that the server ended for its time.
+func tooSlow(err error) error {
+	if sqlState(err) == stateQueryCanceled && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%w: %w", event.ErrSlow, err)
+	}
+	return err
 }
 
 // appendTo runs the transaction on a connection of its own.

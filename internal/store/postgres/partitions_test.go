@@ -145,3 +145,27 @@ func TestDaysThatCannotBeAPartitionAreRefused(t *testing.T) {
 		t.Errorf("error %v; want one that names the day", err)
 	}
 }
+
+func TestMaintenanceDeletesAsManyClaimsAsItHasTimeFor(t *testing.T) {
+	db := openTest(t)
+	const claims = 51 * claimsPerDelete
+	execute(t, session(t, db), `INSERT INTO event_claims SELECT 'demo', lpad(to_hex(n), 32, '0')::uuid, 10, 10 FROM generate_series(1, $1::bigint) n`, claims)
+	if err := db.MaintainEvents(t.Context(), eventDay); err != nil {
+		t.Fatal(err)
+	}
+	var left int
+	if err := db.hot.QueryRow(t.Context(), `SELECT count(*) FROM event_claims`).Scan(&left); err != nil || left > 0 {
+		t.Errorf("%d of %d old claims are left, error %v", left, claims, err)
+	}
+}
+
+func TestAnAppendThatTheServerEndsForItsTimeIsSlow(t *testing.T) {
+	db := openAt(t, Options{DSN: freshDatabase(t), StatementTimeout: 300 * time.Millisecond, LockTimeout: 10 * time.Second})
+	mustAppend(t, db, oneBatch(1, 1, eventRows("demo", "a", 3, eventDay)...))
+	holder := session(t, db)
+	execute(t, holder, `BEGIN`)
+	execute(t, holder, `SELECT FROM event_positions FOR UPDATE`)
+	if _, err := db.Events().Append(t.Context(), oneBatch(1, 2, eventRows("demo", "b", 3, eventDay)...)); !errors.Is(err, event.ErrSlow) {
+		t.Errorf("error %v, want event.ErrSlow", err)
+	}
+}
