@@ -29,7 +29,7 @@ const depthCap = 100_000
 // of an instance that is gone are given to one that lives, see AdoptOutbox.
 //
 // Sequences come in blocks, from one sequence of the database for all instances and
-// lanes. Each lane has a block of its own, so that its rows are without gaps and
+// lanes. Each lane has blocks of its own, so that its rows are without gaps and
 // are removed in few runs.
 type outboxRows struct {
 	db      *DB
@@ -37,9 +37,30 @@ type outboxRows struct {
 
 	adoption adoption // of AdoptOutbox's goroutine
 
-	mu    sync.Mutex
-	next  [len(laneNames)]int64 // the sequence given out next
-	until [len(laneNames)]int64 // where the block ends, exclusive
+	mu   sync.Mutex                // never held while the database is asked
+	left [len(laneNames)]seqRanges // not given out yet
+}
+
+// seqRange is some sequences, from next to before until.
+type seqRange struct{ next, until int64 }
+
+type seqRanges []seqRange
+
+func (r seqRanges) count() (n int64) {
+	for _, some := range r {
+		n += some.until - some.next
+	}
+	return n
+}
+
+// take removes the first sequence; there must be one.
+func (r *seqRanges) take() int64 {
+	first := &(*r)[0]
+	seq := first.next
+	if first.next++; first.next == first.until {
+		*r = (*r)[1:]
+	}
+	return seq
 }
 
 var _ outbox.Store = (*outboxRows)(nil)
@@ -56,46 +77,94 @@ func newOutbox(db *DB) (*outboxRows, error) {
 func (db *DB) Outbox() outbox.Store { return db.outbox }
 
 var (
-	sqlOutboxBlock  = &statement{"outbox block", `SELECT nextval('outbox_blocks')`}
+	sqlOutboxBlock  = &statement{"outbox block", `SELECT nextval('outbox_blocks'), ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint`}
 	sqlInsertOutbox = &statement{"insert outbox", `INSERT INTO outbox (lane, seq, tenant_id, subject, id, at_ns, trace, data, owner)
 		SELECT *, $9::text FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bytea[])`}
 	sqlRemoveOutbox = &statement{"remove from outbox", `DELETE FROM outbox WHERE lane = $1::text AND owner = $2::text AND seq BETWEEN $3::bigint AND $4::bigint`}
 )
 
-// blockSize is how many sequences a block has. What a process does not use of it
-// when it ends nobody ever uses.
-const blockSize = 1 << 16
+// A sequence is made of the server's timeline, the number of a block, and a number
+// in the block. After a failover that lost the newest of the log numbers of blocks
+// are given out again, by a server on another timeline.
+const (
+	blockBits = 16 // what a process does not use of a block when it ends nobody ever uses
+	blockSize = 1 << blockBits
+	// maxBlock and maxTimeline are where sequences would not fit into 63 bits any more.
+	maxBlock    = 1<<32 - 1
+	maxTimeline = 1<<15 - 1
+)
+
+// block returns the sequences of a block.
+func block(timeline, number int64) (seqRange, error) {
+	if timeline < 0 || timeline > maxTimeline || number < 0 || number > maxBlock {
+		return seqRange{}, fmt.Errorf("block %d of timeline %d is beyond what sequences can be made of; restore the database from a dump to a new cluster", number, timeline)
+	}
+	first := (timeline<<32 | number) << blockBits
+	return seqRange{first, first + blockSize}, nil
+}
 
 // sequences gives each row a sequence.
 func (x *outboxRows) sequences(ctx context.Context, c *hotConn, rows []outboxRow) ([]int64, error) {
-	seqs := make([]int64, len(rows))
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	lanes := make([]int, len(rows))
+	var need [len(laneNames)]int64
 	for i := range rows {
 		n, err := laneNumber(rows[i].lane)
 		if err != nil {
 			return nil, err
 		}
-		if x.next[n] == x.until[n] {
-			if err := x.reserve(ctx, c, n); err != nil {
-				return nil, fmt.Errorf("reserve sequences of the outbox: %w", err)
-			}
-		}
-		seqs[i] = x.next[n]
-		x.next[n]++
+		lanes[i] = n
+		need[n]++
 	}
-	return seqs, nil
+	for {
+		seqs, short := x.give(lanes, &need)
+		if short < 0 {
+			return seqs, nil
+		}
+		if err := x.reserve(ctx, c, short); err != nil {
+			return nil, fmt.Errorf("reserve sequences of the outbox: %w", err)
+		}
+	}
 }
 
-// reserve takes a lane's next block.
+// give takes a sequence for each lane named, or says of which lane there are not
+// enough, else -1.
+func (x *outboxRows) give(lanes []int, need *[len(laneNames)]int64) (seqs []int64, short int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for n := range need {
+		if x.left[n].count() < need[n] {
+			return nil, n
+		}
+	}
+	seqs = make([]int64, len(lanes))
+	for i, n := range lanes {
+		seqs[i] = x.left[n].take()
+	}
+	return seqs, -1
+}
+
+// reserve adds a block to a lane. Of several that find it wanting each adds one.
 func (x *outboxRows) reserve(ctx context.Context, c *hotConn, lane int) error {
+	var number, timeline int64
 	p := &pipeline{}
 	p.read(sqlOutboxBlock, func(r row) error {
-		block := intOf(r[0])
-		x.next[lane], x.until[lane] = block*blockSize, (block+1)*blockSize
-		return r.wide(1)
+		if err := r.wide(2); err != nil {
+			return err
+		}
+		number, timeline = intOf(r[0]), intOf(r[1])
+		return nil
 	})
-	return c.run(ctx, p)
+	if err := c.run(ctx, p); err != nil {
+		return err
+	}
+	added, err := block(timeline, number)
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.left[lane] = append(x.left[lane], added)
+	return nil
 }
 
 // writeOutbox queues rows, lane by lane, so that each finds the rows before it next
