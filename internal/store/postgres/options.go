@@ -14,7 +14,7 @@ import (
 type Options struct {
 	// DSN is a connection string or URL, as libpq takes it. Its user owns the tables.
 	DSN string
-	// ReplicaDSN is a streaming replica that answers histories, the catalogue and
+	// ReplicaDSN is a streaming replica that answers lists of orders, the catalogue and
 	// queries of events while it is at most ReplicaMaxLag behind; empty if there is
 	// none.
 	ReplicaDSN    string

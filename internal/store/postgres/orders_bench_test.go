@@ -74,11 +74,16 @@ func openShops(b testing.TB, dsn string, instances, skus int) []*DB {
 	for i := range instances {
 		dbs = append(dbs, openAt(b, Options{DSN: dsn, Instance: fmt.Sprint("shop-", i)}))
 	}
-	for _, sku := range newShoppers(0, skus).skus {
-		putProduct(b, dbs[0], order.ShelfKey{TenantID: "demo", SKU: sku}, storetest.Product{Price: 1999, Currency: "EUR"})
-		putStock(b, dbs[0], order.ShelfKey{TenantID: "demo", SKU: sku}, 1_000_000_000)
-	}
+	stockShop(b, dbs[0], skus)
 	return dbs
+}
+
+// stockShop fills the shelves.
+func stockShop(b testing.TB, db *DB, skus int) {
+	for _, sku := range newShoppers(0, skus).skus {
+		putProduct(b, db, order.ShelfKey{TenantID: "demo", SKU: sku}, storetest.Product{Price: 1999, Currency: "EUR"})
+		putStock(b, db, order.ShelfKey{TenantID: "demo", SKU: sku}, 1_000_000_000)
+	}
 }
 
 func (s *shoppers) batch(n int) []*order.Placement {

@@ -39,12 +39,13 @@ func (o *orders) Order(ctx context.Context, tenantID, id string) (found order.Or
 const historyOfOrder = `SELECT version, at_ns, event, from_status, to_status, actor, reason FROM order_history
 	WHERE tenant_id = $1 AND order_id = $2 ORDER BY version`
 
-// History returns an order's transitions. See order.Store.
+// History returns an order's transitions, from the primary as the order itself: the
+// two belong together. See order.Store.
 func (o *orders) History(ctx context.Context, tenantID, id string) ([]order.HistoryEntry, error) {
 	ctx, cancel := o.db.deadline(storesql.ForTenant(ctx, tenantID))
 	defer cancel()
 	var entries []order.HistoryEntry
-	rows, err := o.db.reader(ctx).Query(ctx, historyOfOrder, storable(tenantID), storable(id))
+	rows, err := o.db.fresh.Query(ctx, historyOfOrder, storable(tenantID), storable(id))
 	err = eachRow(rows, err, func(r row) error {
 		if err := r.wide(7); err != nil {
 			return err
