@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,7 +53,7 @@ func split(maxConns int) (hot, fresh, vital int) {
 func parse(o *Options, dsn string) (*pgxpool.Config, error) {
 	c, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
-		return nil, fmt.Errorf("postgres: the connection string cannot be read (it looks like postgres://user@host:5432/database): %w", withoutSecrets(err))
+		return nil, fmt.Errorf("postgres: the connection string cannot be read (it looks like postgres://user@host:5432/database): %w", withoutSecrets(dsn, err))
 	}
 	if o.TLS != nil {
 		useTLS(c.ConnConfig, o.TLS)
@@ -61,14 +62,15 @@ func parse(o *Options, dsn string) (*pgxpool.Config, error) {
 }
 
 // withoutSecrets returns the cause of an error of parsing: the error itself shows
-// the connection string.
-func withoutSecrets(err error) error {
+// the connection string. That of keyword=value pairs may too, a word of a password
+// that has spaces.
+func withoutSecrets(dsn string, err error) error {
 	var e *pgconn.ParseConfigError
-	if errors.As(err, &e) {
-		if cause := e.Unwrap(); cause != nil {
-			return cause
-		}
-		return errors.New("it is not understood")
+	if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
+		return errors.New("it is no URL, and as keyword=value pairs it is not understood; a value with spaces is written in single quotes")
+	}
+	if errors.As(err, &e) && e.Unwrap() != nil {
+		return e.Unwrap()
 	}
 	return errors.New("it is not understood")
 }
