@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/google/uuid"
+
 	"millrace/internal/cli"
 	"millrace/internal/config"
 	"millrace/internal/event"
@@ -15,7 +17,8 @@ import (
 )
 
 // toolInstance is the name under which commands that are no server use a database
-// that they share with servers.
+// that they share with servers. Those that open it add something of their own: several
+// may run at once.
 const toolInstance = "millrace-command"
 
 // StorePosition returns the sequence of the first record of a log that is not in
@@ -28,7 +31,7 @@ func StorePosition(ctx context.Context, cfg *config.Config, dataDir, logID strin
 		return 0, fmt.Errorf("%q is no id of a log", logID)
 	}
 	copy(id[:], raw)
-	db, err := openStorage(ctx, cfg, dataDir, toolInstance, slog.New(slog.DiscardHandler), nil)
+	db, err := openStorage(ctx, cfg, dataDir, toolInstance+"-"+uuid.NewString(), slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return 0, err
 	}
@@ -51,7 +54,7 @@ func DrainLog(ctx context.Context, cfg *config.Config, log, dataDir string, told
 		defer func() { err = errors.Join(err, release()) }()
 	}
 	logger := slog.New(slog.DiscardHandler)
-	db, err := openStorage(ctx, cfg, dataDir, toolInstance, logger, nil)
+	db, err := openStorage(ctx, cfg, dataDir, toolInstance+"-"+uuid.NewString(), logger, nil)
 	if err != nil {
 		return done, err
 	}

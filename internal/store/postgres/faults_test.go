@@ -271,14 +271,6 @@ func (l *logged) count(what string) int {
 	return strings.Count(l.text.String(), what)
 }
 
-func TestTwoProcessesOfOneNameAreTold(t *testing.T) {
-	dsn := freshDatabase(t)
-	var log logged
-	openAt(t, Options{DSN: dsn, Instance: "twin", MaxConns: minConns, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	openAt(t, Options{DSN: dsn, Instance: "twin", MaxConns: minConns, Logger: slog.New(slog.DiscardHandler)})
-	eventually(t, 10*time.Second, "the first says so", func() bool { return log.count("another process runs under this instance's name") == 1 })
-}
-
 // TestAReplicaAnswersWhileItIsFresh takes one replica through all it can be.
 func TestAReplicaAnswersWhileItIsFresh(t *testing.T) {
 	p, name := ownServer(t)

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -77,13 +78,72 @@ type heart struct {
 	forgotten time.Time
 }
 
-// startHeart begins to say that this instance lives, and to look at the replica.
-// Both go on until the background ends.
-func (db *DB) startHeart(ctx, background context.Context) error {
-	h := &heart{db: db, startedNs: time.Now().UnixNano()}
-	if _, err := h.beat(ctx); err != nil {
-		return in("write this instance's first heartbeat", err)
+// ErrNameTaken is the answer of Open when another process that runs has the name.
+var ErrNameTaken = errors.New("another process runs under this instance's name; give every process a name of its own")
+
+const (
+	// nameSilence is how long a process of the same name has to be silent before it
+	// counts as ended, and namePoll how often it is listened for.
+	nameSilence = 3 * time.Second
+	namePoll    = 100 * time.Millisecond
+
+	// askForName asks when who has the name began and spoke last, and how many
+	// connections it has. It is asked on this process's only connection to the primary.
+	askForName = `SELECT coalesce(max(i.started_ns), 0), coalesce(max(i.heartbeat_ns), 0),
+  (SELECT count(*) FROM pg_stat_activity WHERE application_name = $2 AND datname = current_database() AND usename = session_user AND pid <> pg_backend_pid())
+FROM instances i WHERE i.tenant_id = '' AND i.id = $1`
+)
+
+// claimName waits until nobody else has this instance's name, and takes it with the
+// first heartbeat. After a process was killed the next of its name need not wait:
+// its connections are gone. If they are not, since its machine is gone, it has been
+// silent for nameSilence before it counts as ended. ErrNameTaken says that it lives.
+func (h *heart) claimName(ctx context.Context) error {
+	var heard int64
+	var since time.Time
+	tick := time.NewTicker(namePoll)
+	defer tick.Stop()
+	for {
+		var started, beat int64
+		var connections int
+		o := &h.db.o
+		if err := h.db.vital.QueryRow(ctx, askForName, o.Instance, applicationName(o.Instance)).Scan(&started, &beat, &connections); err != nil {
+			return in("look for another process of this instance's name", err)
+		}
+		if since.IsZero() {
+			heard, since = beat, time.Now()
+		}
+		switch {
+		case beat > 0 && beat != heard:
+			return fmt.Errorf("instance %q: %w", o.Instance, ErrNameTaken)
+		case started == 0 || connections == 0 || time.Since(since) >= nameSilence:
+			return h.takeName(ctx, started)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
 	}
+}
+
+// takeName says for the first time that this instance lives, in place of one that
+// began at a time, 0 for none.
+func (h *heart) takeName(ctx context.Context, from int64) error {
+	before, err := h.beat(ctx)
+	switch {
+	case err != nil:
+		return in("write this instance's first heartbeat", err)
+	case before != 0 && before != from: // both waited
+		return fmt.Errorf("instance %q: %w", h.db.o.Instance, ErrNameTaken)
+	}
+	h.forgotten = time.Now()
+	return nil
+}
+
+// startHeart goes on saying that this instance lives, and looks at the replica. Both
+// go on until the background ends.
+func (db *DB) startHeart(ctx, background context.Context, h *heart) error {
 	db.running.Go(func() { h.run(background) })
 	if db.replica == nil {
 		return nil
@@ -104,27 +164,24 @@ func (h *heart) run(ctx context.Context) {
 			h.leave()
 			return
 		case <-tick.C:
-			h.tell(h.beat(ctx))
+			before, err := h.beat(ctx)
+			h.tell(before != 0 && before != h.startedNs, err)
 			h.forget(ctx)
 		}
 	}
 }
 
-// beat writes one heartbeat. doubled says that another process writes the same row.
-func (h *heart) beat(ctx context.Context) (doubled bool, err error) {
+// beat writes one heartbeat, and answers when the process began that wrote the one
+// before, 0 if none did.
+func (h *heart) beat(ctx context.Context) (startedNs int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
 	o := &h.db.o
-	now := time.Now().UnixNano()
 	var before *int64
-	first := h.forgotten.IsZero()
-	if err := h.db.vital.QueryRow(ctx, beatStatement, o.Instance, h.startedNs, now, o.Details).Scan(&before); err != nil {
-		return false, err
+	if err := h.db.vital.QueryRow(ctx, beatStatement, o.Instance, h.startedNs, time.Now().UnixNano(), o.Details).Scan(&before); err != nil || before == nil {
+		return 0, err
 	}
-	if first {
-		h.forgotten = time.Now()
-	}
-	return !first && before != nil && *before != h.startedNs, nil
+	return *before, nil
 }
 
 // tell logs what has changed since the beat before.

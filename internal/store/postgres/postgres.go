@@ -4,7 +4,6 @@ import (
 	"context"
 	stdsql "database/sql"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -109,6 +108,10 @@ func (db *DB) poolsByName() map[string]*pgxpool.Pool {
 
 // start checks that what was opened can be used, and starts what runs beside it.
 func (db *DB) start(ctx, background context.Context) (err error) {
+	h := &heart{db: db, startedNs: time.Now().UnixNano()}
+	if err := h.claimName(ctx); err != nil {
+		return err
+	}
 	if err := db.checkReader(ctx); err != nil {
 		return err
 	}
@@ -122,16 +125,7 @@ func (db *DB) start(ctx, background context.Context) (err error) {
 		return err
 	}
 	db.running.Go(func() { newWatchman(db).run(background) })
-	return db.startHeart(ctx, background)
-}
-
-// checkReader says whether the read role can read.
-func (db *DB) checkReader(ctx context.Context) error {
-	var role string
-	if err := db.fresh.QueryRow(ctx, `SELECT current_user`).Scan(&role); err != nil {
-		return fmt.Errorf("connect to PostgreSQL as the role %s, which reads for tenants: %w", db.o.ReadRole, err)
-	}
-	return nil
+	return db.startHeart(ctx, background, h)
 }
 
 // reader returns the pool for a read that need not see the newest: the replica's

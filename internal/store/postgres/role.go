@@ -101,3 +101,16 @@ WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p'
 	}
 	return nil
 }
+
+// checkReader says whether the read role can read, and only what it may.
+func (db *DB) checkReader(ctx context.Context) error {
+	var bound bool
+	if err := db.fresh.QueryRow(ctx, `SELECT row_security_active('orders')`).Scan(&bound); err != nil {
+		return fmt.Errorf("connect to PostgreSQL as the role %s, which reads for tenants: %w", db.o.ReadRole, err)
+	}
+	if !bound {
+		return fmt.Errorf("the role %s, which reads for tenants, is not bound by row-level security: it is a superuser, has BYPASSRLS, or has the rights of the tables' owner; "+
+			"name another role, or run `millrace doctor`", db.o.ReadRole)
+	}
+	return nil
+}
