@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Grade says what to think of a Check.
@@ -183,33 +185,65 @@ func (e *examination) version(ctx context.Context) error {
 	return nil
 }
 
+// encryption looks at the connection itself, and at whether the next one is bound to
+// be the same.
 func (e *examination) encryption(ctx context.Context) error {
-	var encrypted *bool
+	var encrypted *bool // as the server sees it: there may be a pooler between
 	if err := e.conn.QueryRow(ctx, `SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()`).Scan(&encrypted); err != nil && !noRows(err) {
 		return in("read whether the connection is encrypted", err)
 	}
-	c := e.conn.Config()
-	local := isLocal(c.Host)
-	plain := c.TLSConfig == nil && (encrypted == nil || !*encrypted)
-	found := "encrypted"
-	switch {
-	case plain && local:
-		found = "not encrypted, on this machine"
-	case plain:
-		found = "not encrypted"
-	}
-	wrong := plain && !local
-	e.add(Check{"encryption", grade(wrong, Warning), found, "TLS, unless on one machine", "passwords and orders travel here", fix(wrong, "use sslmode=verify-full in the connection string")})
+	wire := e.conn.PgConn().Conn()
+	_, ours := wire.(*tls.Conn)
+	e.add(encryptionCheck(ours, encrypted == nil || *encrypted, isLocal(wire.RemoteAddr()), e.conn.Config()))
 	return nil
 }
 
-// isLocal says whether a host is this machine, as far as its name tells.
-func isLocal(host string) bool {
-	if strings.HasPrefix(host, "/") || host == "localhost" {
-		return true
+// encryptionCheck judges how a connection is encrypted on this side and, as far as
+// it tells, on the server's.
+func encryptionCheck(ours, servers, local bool, c *pgx.ConnConfig) Check {
+	check := Check{Name: "encryption", Grade: OK, Found: "encrypted, and the server's certificate is verified", Want: "TLS with a certificate that is verified, unless on one machine",
+		Why: "passwords and orders travel here"}
+	switch {
+	case !ours:
+		check.Found = "not encrypted"
+	case !servers:
+		check.Found = "encrypted, but not all the way: what is between does not encrypt"
+	case mayBeClear(c):
+		check.Found = "encrypted, but where the server refuses that the next connection is not"
+	case !verified(c.TLSConfig):
+		check.Found = "encrypted, but whoever answers is taken for the server"
+	default:
+		return check
 	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
+	if local {
+		check.Found += ", on this machine"
+		return check
+	}
+	check.Grade, check.Fix = Warning, "use sslmode=verify-full in the connection string"
+	if ours && !servers {
+		check.Fix = "have the pooler use TLS to the server"
+	}
+	return check
+}
+
+// mayBeClear says whether some connection would be made without TLS.
+func mayBeClear(c *pgx.ConnConfig) bool {
+	return c.TLSConfig == nil || slices.ContainsFunc(c.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.TLSConfig == nil })
+}
+
+func verified(c *tls.Config) bool {
+	return c != nil && (!c.InsecureSkipVerify || c.VerifyPeerCertificate != nil || c.VerifyConnection != nil)
+}
+
+// isLocal says whether an address is of this machine, as far as it tells.
+func isLocal(a net.Addr) bool {
+	switch a := a.(type) {
+	case *net.UnixAddr:
+		return true
+	case *net.TCPAddr:
+		return a.IP.IsLoopback()
+	}
+	return false
 }
 
 func (e *examination) schema(ctx context.Context) error {
@@ -291,14 +325,22 @@ func (e *examination) readRole(ctx context.Context) error {
 		e.add(c)
 		return nil
 	}
+	var unbound *string // tables
 	err = pgx.BeginFunc(ctx, e.conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SET LOCAL ROLE `+quoted); err != nil {
 			return err
 		}
-		return errRolledBack
+		err := tx.QueryRow(ctx, `SELECT string_agg(relname::text, ', ' ORDER BY relname) FROM pg_class
+WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND relrowsecurity AND NOT row_security_active(oid)`).Scan(&unbound)
+		return errors.Join(err, errRolledBack)
 	})
-	if !errors.Is(err, errRolledBack) {
+	switch {
+	case !errors.Is(err, errRolledBack):
 		c.Found, c.Fix = "the user cannot become it: "+err.Error(), "GRANT "+quoted+" TO the user"
+		e.add(c)
+		return nil
+	case unbound != nil:
+		c.Found, c.Fix = "row-level security does not bind "+name+": it has the rights of the owner of "+*unbound, "name a role of its own for reading, NOLOGIN and no member of the owner"
 		e.add(c)
 		return nil
 	}

@@ -172,7 +172,7 @@ func (e *examination) size(ctx context.Context) error {
 	c := Check{Name: "disk", Grade: Unknown, Found: "PostgreSQL does not tell", Want: "a tenth and 10 GB free", Why: "a full disk stops every write", Fix: "watch it on the server's machine"}
 	// The directory is shown to those who may see all settings, and means something
 	// here only if the server is on this machine and not in a container of its own.
-	if s, shown := e.settings["data_directory"]; shown && isLocal(e.conn.Config().Host) {
+	if s, shown := e.settings["data_directory"]; shown && isLocal(e.conn.PgConn().Conn().RemoteAddr()) {
 		if free, total, ok := diskSpace(s.value); ok {
 			wrong := free < minFreeBytes || float64(free) < minFreePart*float64(total)
 			c.Grade, c.Found, c.Fix = grade(wrong, Warning), fmt.Sprintf("%s of %s free", inBytes(free), inBytes(total)), fix(wrong, "make room, or keep events for fewer days")

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"millrace/internal/servers"
 	"millrace/internal/servers/servertest"
 )
@@ -82,6 +84,7 @@ func TestWhatIsWrongWithADatabaseIsFound(t *testing.T) {
 		{name: "a read role that is not there", o: Options{ReadRole: "nobody"}, check: "read role", want: Failure, says: "CREATE ROLE"},
 		{name: "a read role above the policies", do: `CREATE ROLE lofty BYPASSRLS`, undo: `DROP ROLE lofty`, o: Options{ReadRole: "lofty"}, check: "read role", want: Failure, says: "NOBYPASSRLS"},
 		{name: "a read role of others", do: `CREATE ROLE others`, undo: `DROP ROLE others`, o: Options{ReadRole: "others"}, check: "read role", want: Failure, says: "GRANT"},
+		{name: "a read role that owns the tables", o: Options{ReadRole: owner}, check: "read role", want: Failure, says: "role of its own"},
 		{name: "too few connections", o: Options{MaxConns: 5000}, check: "connections", want: Failure, says: "max_connections"},
 		{name: "partitions missing", o: Options{PartitionsAhead: 1000}, check: "partitions ahead", want: Warning, says: "run an instance"},
 		{name: "a replica that is none", o: Options{ReplicaDSN: "itself"}, check: "replica", want: Failure, says: "or none"},
@@ -106,6 +109,68 @@ func TestWhatIsWrongWithADatabaseIsFound(t *testing.T) {
 				t.Errorf("%+v, want advice that says %q", got, c.says)
 			}
 		})
+	}
+}
+
+func TestAReadRoleThatRowLevelSecurityDoesNotBindIsRefused(t *testing.T) {
+	db, err := Open(within(t, time.Minute), Options{DSN: freshDatabase(t), Instance: "test", ReadRole: owner, MaxConns: minConns})
+	if err == nil {
+		db.Close()
+		t.Fatal("it was opened")
+	}
+	if !strings.Contains(err.Error(), "not bound by row-level security") {
+		t.Errorf("Open: %v", err)
+	}
+}
+
+func TestHowAConnectionIsEncryptedIsLookedAt(t *testing.T) {
+	for _, mode := range []string{"", "disable", "allow", "prefer"} {
+		dsn := strings.Replace(freshDatabase(t), "sslmode=disable", "sslmode="+mode, 1)
+		if mode == "" {
+			dsn = strings.Replace(dsn, "sslmode=", "", 1)
+		}
+		_, checks := examined(t, Options{DSN: dsn})
+		if c := checks["encryption"]; c.Grade != OK || c.Found != "not encrypted, on this machine" {
+			t.Errorf("sslmode %q with a server that has no TLS: %+v", mode, c)
+		}
+	}
+	for _, c := range []struct {
+		mode                 string
+		ours, servers, local bool
+		want                 Grade
+		says                 string
+	}{
+		{"verify-full", true, true, false, OK, "verified"},
+		{"verify-ca", true, true, false, OK, "verified"},
+		{"require", true, true, false, Warning, "whoever answers"},
+		{"prefer", true, true, false, Warning, "the next connection is not"},
+		{"allow", true, true, false, Warning, "the next connection is not"},
+		{"prefer", false, false, false, Warning, "not encrypted"},
+		{"disable", false, false, false, Warning, "not encrypted"},
+		{"disable", false, false, true, OK, "on this machine"},
+		{"prefer", true, true, true, OK, "on this machine"},
+		{"verify-full", true, false, false, Warning, "not all the way"},
+	} {
+		conn, err := pgx.ParseConfig("postgres://me@db.example.com/shop?sslmode=" + c.mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := encryptionCheck(c.ours, c.servers, c.local, conn)
+		if got.Grade != c.want || !strings.Contains(got.Found, c.says) || (got.Fix == "") != (c.want == OK) {
+			t.Errorf("%+v: %+v", c, got)
+		}
+	}
+}
+
+func TestNoErrorOfAConnectionStringShowsThePassword(t *testing.T) {
+	for _, dsn := range []string{
+		"host=h password=a s3cret user=x", "host=h password='s3cret", "host=h password=s3\\ cret s3cret", "host=h password=s3cret port=x", "s3cret",
+		"postgres//u:s3cret@h/d", "postgres://u:s3cret/x@h:5432/d", "postgres://u:s3cret%zz@h/d", "postgres://u:s3cret x@h/d", "postgres://u:s3cret@h:99999999/d",
+	} {
+		_, err := parse(&Options{}, dsn)
+		if err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", dsn, err)
+		}
 	}
 }
 
