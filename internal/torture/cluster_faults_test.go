@@ -278,11 +278,7 @@ func (c *cluster) freshLists(ctx context.Context, t *testing.T, d time.Duration)
 func loseBroker(ctx context.Context, t *testing.T, c *cluster, w *crowd) {
 	goesOn := func(what string) {
 		t.Helper()
-		for _, i := range c.instances {
-			if err := c.probes.paid(ctx, 25*time.Second, i.server.URL); err != nil {
-				t.Fatalf("%s: %s gets no order paid: %v", what, i.name, err)
-			}
-		}
+		c.paidOn(ctx, t, what, 25*time.Second)
 		c.busy(ctx, t, w)
 	}
 	node := c.nats.Nodes()[1]
@@ -355,15 +351,10 @@ func killAndPauseInstances(ctx context.Context, t *testing.T, c *cluster, asleep
 	c.run(t, victim)
 	c.ready(ctx, t, victim)
 	c.recovered(ctx, t, 30*time.Second)
-
-	sleeper, others := c.instances[1], []*instance{c.instances[0], c.instances[2]}
+	sleeper := c.instances[1]
 	end := time.Now().Add(asleep)
 	sleeper.signal(syscall.SIGSTOP)
-	for _, i := range others {
-		if err := c.probes.paid(ctx, 20*time.Second, i.server.URL); err != nil {
-			t.Errorf("%s gets no order paid while %s is paused: %v", i.name, sleeper.name, err)
-		}
-	}
+	c.paidOn(ctx, t, "while "+sleeper.name+" is paused", 20*time.Second, c.instances[0], c.instances[2])
 	if asleep > 2*outboxSilence {
 		c.eventually(ctx, t, time.Until(end), "what "+sleeper.name+" left in the outbox is taken over", func(ctx context.Context) error {
 			return c.outboxOf(ctx, sleeper.name)

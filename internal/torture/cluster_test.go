@@ -39,6 +39,7 @@ const (
 // PostgreSQL with a replica, Redis and a broker, behind nginx. Each instance talks
 // to the primary through a proxy of its own that injects faults.
 type cluster struct {
+	t           *testing.T // whose end is the cluster's
 	dir, binary string
 	postgres    *servers.Postgres
 	replica     *servers.PostgresReplica
@@ -47,6 +48,7 @@ type cluster struct {
 	nginx       *servers.Nginx
 	direct      *pgxpool.Pool // past the proxies, as the superuser
 	env         []string      // what all instances share
+	windowed    bool          // events are not recognised by other instances: devices stay with the first
 	instances   []*instance
 	watched     map[string]int64 // how far each log file was read
 	probes      *prober
@@ -72,7 +74,7 @@ func newCluster(ctx context.Context, t *testing.T) *cluster {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{dir: dir, watched: map[string]int64{}}
+	c := &cluster{t: t, dir: dir, watched: map[string]int64{}}
 	if c.binary, err = builtBinary(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +154,7 @@ func (c *cluster) start(ctx context.Context, t *testing.T, count int) {
 	c.token(ctx, t, "probe", "nobody", "admin") // makes the issuer's key, which all share
 	var upstreams []string
 	for n := range count {
-		i := c.newInstance(t, fmt.Sprintf("millrace-%d", n+1))
+		i := c.newInstance(fmt.Sprintf("millrace-%d", n+1))
 		c.instances = append(c.instances, i)
 		upstreams = append(upstreams, i.o.Listen)
 		c.run(t, i)
@@ -168,19 +170,20 @@ func (c *cluster) start(ctx context.Context, t *testing.T, count int) {
 	c.probes = newProber(ctx, t, c)
 }
 
-// newInstance prepares an instance that keeps its addresses for good.
-func (c *cluster) newInstance(t *testing.T, name string) *instance {
-	t.Helper()
-	i := &instance{name: name, proxy: servertest.PostgresProxy(t, c.postgres)}
+// newInstance prepares an instance that keeps its addresses for good, as
+// long as the cluster is there.
+func (c *cluster) newInstance(name string) *instance {
+	c.t.Helper()
+	i := &instance{name: name, proxy: servertest.PostgresProxy(c.t, c.postgres)}
 	i.o = blackbox.Options{Binary: c.binary, Data: c.in(name), Output: c.in(name + ".log"), Args: []string{"--log-level", "warn"},
 		Env: append(slices.Clone(c.env), "MILLRACE_INSTANCE="+name, "MILLRACE_LOG__FORMAT=json",
 			"MILLRACE_STORE__POSTGRES__DSN="+c.postgres.DSNAs(i.proxy.Addr(), "millrace", databaseUser, databasePassword))}
 	for _, address := range []*string{&i.o.Listen, &i.o.Admin} {
 		port, release, err := servers.FreePort()
 		if err != nil {
-			t.Fatal(err)
+			c.t.Fatal(err)
 		}
-		t.Cleanup(release)
+		c.t.Cleanup(release)
 		*address = fmt.Sprintf("127.0.0.1:%d", port)
 	}
 	return i

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,7 +89,6 @@ func (c *cluster) eachMetric(ctx context.Context, t *testing.T, within time.Dura
 type prober struct {
 	c     *cluster
 	token string
-	n     atomic.Int64
 	// client takes a new connection for each request, so that none waits in one that
 	// leads to a process that is gone.
 	client *http.Client
@@ -183,28 +182,63 @@ func (p *prober) queryable(ctx context.Context, within time.Duration, to, from s
 	})
 }
 
+// each does something for every instance at the same time and says what failed.
+func (c *cluster) each(do func(n int, i *instance) error) error {
+	errs := make([]error, len(c.instances))
+	var wg sync.WaitGroup
+	for n, i := range c.instances {
+		wg.Go(func() {
+			if err := do(n, i); err != nil {
+				errs[n] = fmt.Errorf("%s: %w", i.name, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
 // recovered expects that within a time every instance is ready and works, without
 // anybody's help.
 func (c *cluster) recovered(ctx context.Context, t *testing.T, within time.Duration) {
 	t.Helper()
 	began := time.Now()
 	left := func() time.Duration { return within - time.Since(began) }
-	for n, i := range c.instances {
+	err := c.each(func(n int, i *instance) error {
 		next := c.instances[(n+1)%len(c.instances)]
-		c.eventually(ctx, t, left(), i.name+" is ready", func(ctx context.Context) error {
+		err := c.await(ctx, left(), func(ctx context.Context) error {
 			if r := c.probes.ask(ctx, http.MethodGet, i.server.URL+"/readyz", "", ""); r.status != http.StatusOK {
-				return errors.New(r.String())
+				return fmt.Errorf("it is not ready: %s", r)
 			}
 			return nil
 		})
+		if err != nil {
+			return err
+		}
 		if err := c.probes.queryable(ctx, left(), i.server.URL, next.server.URL); err != nil {
-			t.Fatalf("%s does not take events that %s shows within %s: %v", i.name, next.name, within, err)
+			return fmt.Errorf("it takes no events that %s shows: %w", next.name, err)
 		}
-		if err := c.probes.paid(ctx, left(), i.server.URL); err != nil {
-			t.Fatalf("%s does not get orders paid within %s: %v", i.name, within, err)
-		}
+		return c.probes.paid(ctx, left(), i.server.URL)
+	})
+	if err != nil {
+		t.Fatalf("not recovered within %s: %v", within, err)
 	}
 	t.Logf("recovered %.1f s after the fault, of %s", time.Since(began).Seconds(), within)
+}
+
+// paidOn expects that every instance, or those of a list, gets an order paid.
+func (c *cluster) paidOn(ctx context.Context, t *testing.T, when string, within time.Duration, only ...*instance) {
+	t.Helper()
+	began := time.Now()
+	err := c.each(func(_ int, i *instance) error {
+		if len(only) > 0 && !slices.Contains(only, i) {
+			return nil
+		}
+		return c.probes.paid(ctx, within, i.server.URL)
+	})
+	if err != nil {
+		t.Fatalf("%s orders do not get paid within %s: %v", when, within, err)
+	}
+	t.Logf("%s an order of each was paid within %.1f s", when, time.Since(began).Seconds())
 }
 
 const (

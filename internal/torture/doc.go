@@ -12,8 +12,16 @@
 // payment's answer is lost. In the end every acknowledged order must be there and
 // have come to its end, stock and money must add up, and nobody was charged twice.
 //
+// Clusters: three instances on PostgreSQL with a replica, Redis and three NATS
+// servers behind nginx, and two on RabbitMQ. Devices, buyers and a merchant keep at
+// it through the front door while one service after the other is killed, paused, cut
+// off, emptied or made slow, and so are instances. After each fault the service must
+// recover by itself within a stated time, and in the end the same must hold as above.
+//
 // TORTURE_KILLS sets the number of kills (default 5; 0 skips the test) and
 // TORTURE_SEED the moments, so that a run can be repeated as far as a race with
-// a process can be. A kill proves nothing about fsync, since the kernel keeps
-// what was written: power loss is tested through the log's file seam.
+// a process can be. TORTURE_CUTS (40) is how many connections to PostgreSQL are cut
+// at a COMMIT, TORTURE_PAUSE (30) for how many seconds an instance is paused. A kill
+// proves nothing about fsync, since the kernel keeps what was written: power loss is
+// tested through the log's file seam.
 package torture
