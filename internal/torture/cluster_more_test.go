@@ -297,7 +297,7 @@ func loseDisk(ctx context.Context, t *testing.T, c *cluster, w *crowd) {
 		return c.outboxOf(ctx, lost.name)
 	})
 	// Another one takes its place, with a disk of its own.
-	next := c.newInstance("millrace-new-"+uuid.NewString()[:8])
+	next := c.newInstance("millrace-new-" + uuid.NewString()[:8])
 	next.o.Listen, next.o.Admin = lost.o.Listen, lost.o.Admin
 	c.instances[2] = next
 	c.run(t, next)

@@ -251,7 +251,7 @@ const (
 // away are the words in which an error says that a service is not there. Only
 // while that is the fault may an instance log errors.
 var away = []string{"not available", "store-unavailable", "failed to connect", "connection failed", "conn closed", "unexpected EOF", "connection reset", "broken pipe",
-	"connection refused", "starting up", "shutting down", "terminating connection", "timeout", "deadline exceeded", "i/o timeout"}
+	"connection refused", "starting up", "shutting down", "terminating connection", "timeout", "deadline exceeded", "waited too long"}
 
 // neverLogged must not be in an instance's log, whatever the fault.
 var neverLogged = []string{"deadlock", "violates", "panic", "fatal error", "DATA RACE", "SQLSTATE 23", "SQLSTATE 42", "syntax error", "too many clients"}
