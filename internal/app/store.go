@@ -90,10 +90,7 @@ func openPostgres(ctx context.Context, cfg *config.Config, instance string, logg
 	return &storage{database: db, ledger: db.SandboxLedger(), chores: []chore{
 		{"maintain the partitions of events", maintainEvery, func(ctx context.Context) error { return db.MaintainEvents(ctx, time.Now()) }},
 		{"take over what instances that are gone left in the outbox", adoptEvery, func(ctx context.Context) error {
-			rows, err := db.AdoptOutbox(ctx)
-			if rows > 0 {
-				logger.Info("rows of the outbox were taken over from an instance that is gone", "rows", rows)
-			}
+			_, err := db.AdoptOutbox(ctx)
 			return err
 		}},
 	}}, nil
