@@ -40,18 +40,27 @@ func TestANATSClusterKeepsWhatWasAcknowledgedWhenNodesAreKilled(t *testing.T) {
 	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "kept", Subjects: []string{"kept"}, Replicas: 3}); err != nil {
 		t.Fatal(err)
 	}
-	publish := func() {
+	publish := func(id string) {
 		t.Helper()
-		// A new leader may have to be elected first.
-		if _, err := js.Publish(ctx, "kept", []byte("one"), jetstream.WithRetryAttempts(100)); err != nil {
-			t.Fatal(err)
+		// A new leader may have to be elected first, and what was sent to the old one
+		// is not answered any more: it is sent again under its id.
+		for {
+			attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+			_, err := js.Publish(attempt, "kept", []byte("one"), jetstream.WithMsgID(id))
+			cancel()
+			switch {
+			case err == nil:
+				return
+			case ctx.Err() != nil:
+				t.Fatal(err)
+			}
 		}
 	}
-	publish()
+	publish("first")
 	if err := n.Nodes()[1].Kill(); err != nil {
 		t.Fatal(err)
 	}
-	publish()
+	publish("second")
 	if err := n.Nodes()[1].Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
