@@ -1,7 +1,9 @@
 package servers_test
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
