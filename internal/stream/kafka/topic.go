@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // ConfigError says that the topic is not as it must be.
@@ -52,12 +53,12 @@ func (b *Broker) configs() map[string]*string {
 
 // topicID returns the topic's id, and makes the topic if it is not there.
 func (b *Broker) topicID(ctx context.Context) (kadm.TopicID, error) {
-	topics, err := b.admin.ListTopics(ctx, b.o.Topic)
+	t, err := b.askTopic(ctx)
 	if err != nil {
 		return kadm.TopicID{}, fmt.Errorf("asking for the topic %s: %w", b.o.Topic, err)
 	}
-	t := topics[b.o.Topic]
-	if errors.Is(t.Err, kerr.UnknownTopicOrPartition) || t.Err == nil && len(t.Partitions) == 0 {
+	failure := kerr.ErrorForCode(t.ErrorCode)
+	if errors.Is(failure, kerr.UnknownTopicOrPartition) || failure == nil && len(t.Partitions) == 0 {
 		if err := b.furnish(ctx); err != nil {
 			return kadm.TopicID{}, err
 		}
@@ -65,11 +66,27 @@ func (b *Broker) topicID(ctx context.Context) (kadm.TopicID, error) {
 		defer b.mu.Unlock()
 		return b.topic, nil
 	}
-	if t.Err != nil {
-		return kadm.TopicID{}, fmt.Errorf("asking for the topic %s: %w", b.o.Topic, t.Err)
+	if failure != nil {
+		return kadm.TopicID{}, fmt.Errorf("asking for the topic %s: %w", b.o.Topic, failure)
 	}
-	b.remember(t.ID)
-	return t.ID, nil
+	b.remember(t.TopicID)
+	return t.TopicID, nil
+}
+
+// askTopic asks the cluster, and not what the client remembers of it for some
+// seconds: a topic that was made anew in between would pass for the old one.
+func (b *Broker) askTopic(ctx context.Context) (kmsg.MetadataResponseTopic, error) {
+	request, topic := kmsg.NewPtrMetadataRequest(), kmsg.NewMetadataRequestTopic()
+	topic.Topic = kmsg.StringPtr(b.o.Topic)
+	request.Topics = append(request.Topics, topic)
+	answer, err := request.RequestWith(ctx, b.client)
+	if err != nil {
+		return kmsg.MetadataResponseTopic{}, err
+	}
+	if len(answer.Topics) != 1 {
+		return kmsg.MetadataResponseTopic{}, fmt.Errorf("the answer speaks of %d topics", len(answer.Topics))
+	}
+	return answer.Topics[0], nil
 }
 
 // remember notes the topic's id. The client never takes up a topic that was made
