@@ -224,6 +224,9 @@ func setTenant(ctx context.Context, conn *pgx.Conn) (keep bool, err error) {
 	// Whatever comes of it, it is not known what the connection has.
 	delete(data, tenantOfConn)
 	if _, err := conn.Exec(ctx, `SELECT set_config('`+tenantSetting+`', $1, false)`, tenantID); err != nil {
+		if unavailable(err) && ctx.Err() == nil {
+			return false, nil // the server ended it while nobody used it: another one will do
+		}
 		return false, fmt.Errorf("set the tenant of a connection: %w", err)
 	}
 	data[tenantOfConn] = tenantID
