@@ -343,11 +343,14 @@ func (o PostgresOptions) settings() map[string]string {
 	}
 	if o.Tuned {
 		maps.Copy(s, map[string]string{
-			"shared_buffers":               "1GB",
-			"max_wal_size":                 "16GB",
-			"min_wal_size":                 "2GB",
-			"wal_buffers":                  "64MB",
-			"wal_compression":              "on",
+			"shared_buffers":  "1GB",
+			"max_wal_size":    "16GB",
+			"min_wal_size":    "2GB",
+			"wal_buffers":     "64MB",
+			"wal_compression": "on",
+			// What COPY writes goes to the disk as it comes, and not in bursts that the syncs
+			// of the logs wait behind.
+			"backend_flush_after":          "512kB",
 			"checkpoint_completion_target": "0.9",
 			"random_page_cost":             "1.1",
 			"effective_io_concurrency":     "200",
