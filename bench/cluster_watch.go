@@ -195,11 +195,6 @@ func (f *fleet) look(ctx context.Context, w *fleetWatch, began time.Time) {
 	}
 }
 
-// sum is by how much a counter has grown.
-func (w fleetWatch) sum(name string, labels ...string) float64 {
-	return w.after.sum(name, labels...) - w.before.sum(name, labels...)
-}
-
 // histogram adds up what the instances observed.
 func (w fleetWatch) histogram(name string, labels ...string) (sum blackbox.Histogram) {
 	for i := range w.after {
