@@ -49,7 +49,9 @@ func (o KeeperOptions) withDefaults() (KeeperOptions, error) {
 // Keeper holds one lease for as long as it can.
 //
 // It owns one goroutine, which prolongs the lease every third of its life, a
-// little earlier or later each time so that many keepers do not come together.
+// little earlier or later each time so that many keepers do not come together, and
+// after a failure tries again every tenth of it: a store that is away for less than
+// half of a lease's life costs no lease.
 // The lease counts as lost when another has it, or when it could not be prolonged
 // in time by this process's own clock: before anybody else may take it, if the
 // clocks agree. Lost is final; who wants the lease again makes another Keeper.
@@ -102,8 +104,8 @@ func (k *Keeper) acquire(ctx context.Context) (Lease, bool, error) {
 
 func (k *Keeper) run(ctx context.Context) {
 	defer close(k.done)
+	wait := k.o.TTL / 3
 	for {
-		wait := k.o.TTL / 3
 		wait += time.Duration((rand.Float64() - 0.5) * 0.2 * float64(wait))
 		if !k.rest(ctx, wait) {
 			return
@@ -113,12 +115,14 @@ func (k *Keeper) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err == nil && held && l.Token == k.token:
+			wait = k.o.TTL / 3
 			continue
 		case err == nil:
 			k.lose("another instance has it", "holder", l.Holder)
 			return
 		}
 		k.o.Logger.Warn("a lease could not be prolonged; it is tried again while it lasts", "lease", k.o.Name, "error", err)
+		wait = k.o.TTL / 10
 	}
 }
 
