@@ -33,13 +33,27 @@ type Product struct {
 	Descriptions map[string]string
 	Price        Money
 	Category     string
+	// Position orders the products of a category: lower first, then by SKU. It may be
+	// negative.
+	Position int64
+	// Slug names the product in addresses for people, "black-tee"; no two products of
+	// a tenant have the same. Empty if it has none.
+	Slug string
 	// Attributes is a JSON object of the merchant's own, nil if there is none.
 	Attributes json.RawMessage
 	// Active says whether it can be ordered.
 	Active bool
-	// Version is 1 for a new product and rises with every change.
+	// Version is 1 for a new product and rises with every change. One that is made
+	// again after it was deleted goes on where it stopped, so that no two products
+	// ever had the same version of one SKU.
 	Version              int64
 	CreatedAt, UpdatedAt time.Time
+	// Deleted says that the product is gone. What is left is a tombstone: tenant, SKU,
+	// version, change and times. Only a Put and a Feed have them.
+	Deleted bool
+	// Change is the version of the tenant's catalogue that brought this product's
+	// version: see Feed.
+	Change int64
 }
 
 // Price is a price that a product had from a time on.
@@ -51,11 +65,18 @@ type Price struct {
 	ChangedBy      string
 }
 
-// Put asks to create or replace a product.
+// What a Put may name instead of a version.
+const (
+	NoVersion  = -1
+	AnyVersion = -2
+)
+
+// Put asks to create or replace a product, or, if Product.Deleted is set, to delete
+// it; then only tenant and SKU of it count.
 type Put struct {
-	Product Product // Version and times are set by the store
-	// IfVersion is the version that must stand now: 0 means any, -1 means that the
-	// product must not exist.
+	Product Product // Version, Change and times are set by the store
+	// IfVersion is the version that must stand now: 0 means any or none, NoVersion
+	// that the product must not exist, AnyVersion that it must.
 	IfVersion int64
 	Now       time.Time
 	Actor     audit.Actor
@@ -91,8 +112,13 @@ type Store interface {
 	// changed, and an audit entry (PutEntry), all in one durable
 	// transaction. The results are in the order of puts, one error each; an error of
 	// one leaves the others. It is ErrVersion, with the product as it stands in the
-	// result. The last value is the error of the whole. The products are as a Service
-	// has judged them.
+	// result; ErrSlugTaken, with the product that has the slug; ErrNotFound if there
+	// is nothing to delete. The last value is the error of the whole. The products are
+	// as a Service has judged them.
+	//
+	// If anything changed the version of the tenant's catalogue is raised by one in
+	// the same transaction, under a lock that is held until its end: versions become
+	// visible in their order. All products that changed have it as their Change.
 	Put(ctx context.Context, puts []Put) ([]PutResult, []error, error)
 	// Product returns one product, ErrNotFound if the tenant has none of that SKU.
 	Product(ctx context.Context, tenantID, sku string) (Product, error)
@@ -101,12 +127,33 @@ type Store interface {
 	Prices(ctx context.Context, tenantID, sku string, limit int) ([]Price, error)
 }
 
+// Feed is how a catalogue in memory is loaded and kept up to date. All reads are of
+// the database that is written to, never of a replica, and of all tenants. It is
+// safe for concurrent use.
+type Feed interface {
+	// Versions returns the version of each tenant's catalogue, of those that ever had
+	// a product.
+	Versions(ctx context.Context) (map[string]int64, error)
+	// Load calls each with all products of all tenants, tombstones included, in pages
+	// of a few thousand. A page is the callee's to keep. Of a product that is changed
+	// meanwhile it has one of the two states. An error of each ends it and is
+	// returned.
+	Load(ctx context.Context, each func([]Product) error) error
+	// Changes returns the products of a tenant, tombstones included, whose Change is
+	// more than after, in the order of Change and in one consistent view: whatever has
+	// a Change up to the last one returned is there. A Change is never cut in two:
+	// there may be more than limit. None means that there is nothing newer.
+	Changes(ctx context.Context, tenantID string, after int64, limit int) ([]Product, error)
+}
+
 // Errors a Store answers with; test with errors.Is.
 var (
 	ErrNotFound  = errors.New("product not found")
 	ErrBadCursor = errors.New("cursor is not one this server gave")
 	// ErrVersion says that the product's version is not the one that was named.
 	ErrVersion = errors.New("the product has changed meanwhile")
+	// ErrSlugTaken says that another product of the tenant has the slug.
+	ErrSlugTaken = errors.New("another product has this slug")
 )
 
 // InvalidError says what is wrong with a product, by field.
