@@ -71,9 +71,16 @@ func (b *Bus) Examine(ctx context.Context) Facts {
 	defer cancel()
 	var f Facts
 	f.Monitored = b.monitored(ctx)
+	b.examine(ctx, &f)
+	f.judge(b.options.Replicas)
+	return f
+}
+
+// examine asks the broker itself, as far as it answers.
+func (b *Bus) examine(ctx context.Context, f *Facts) {
 	if err := b.reached(ctx); err != nil {
 		f.problem("the message broker cannot be reached: %v", err)
-		return f
+		return
 	}
 	f.Reachable = true
 	f.RoundTrip, _ = b.nc.RTT()
@@ -87,13 +94,11 @@ func (b *Bus) Examine(ctx context.Context) Facts {
 	})
 	if err != nil {
 		f.problem("JetStream does not answer: %v", b.failed("ask for the account", err))
-		return f
+		return
 	}
 	f.JetStream = true
 	f.StoreUsedBytes, f.StoreLimitBytes = int64(account.Store), account.Limits.MaxStore
-	b.examineStream(ctx, &f)
-	f.judge(b.options.Replicas)
-	return f
+	b.examineStream(ctx, f)
 }
 
 // reached waits for the connection.
