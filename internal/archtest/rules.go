@@ -113,7 +113,7 @@ func blockRules() []Rule {
 		{For: []string{"internal/wal"}, Internal: []string{"internal/wal/...", "internal/coalesce"}, Vendor: []string{"golang.org/x/sys", "golang.org/x/sync"}, Deny: []string{"net/http", "database/sql"}, Why: why},
 		{For: []string{"internal/wal/..."}, Internal: []string{"internal/wal/..."}, Vendor: []string{"golang.org/x/sys", "golang.org/x/sync"}, Deny: []string{"net/http", "database/sql"}, Why: why},
 		{For: []string{"internal/coalesce", "internal/memindex"}, Vendor: []string{"github.com/puzpuzpuz/xsync/v4"}, Deny: []string{"net/http", "database/sql"}, Why: why},
-		{For: []string{"internal/lease"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: why},
+		{For: []string{"internal/lease", "internal/follow"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: why},
 		{For: []string{"internal/limit"}, Internal: []string{"internal/limit/..."}, Vendor: append([]string{"github.com/redis/rueidis"}, pure...), Deny: []string{"database/sql"}, NoHTTPServer: true, Why: why},
 		{For: []string{"internal/limit/..."}, Internal: []string{"internal/limit/..."}, Vendor: append([]string{"github.com/redis/rueidis"}, pure...), Deny: []string{"database/sql"}, NoHTTPServer: true, Why: why},
 		{For: []string{"internal/cache/..."}, Internal: []string{"internal/cache/..."}, Vendor: []string{"github.com/maypok86/otter/v2", "github.com/redis/rueidis", "golang.org/x/sync"}, Deny: []string{"database/sql"}, NoHTTPServer: true, Why: why},
@@ -121,7 +121,7 @@ func blockRules() []Rule {
 		{For: []string{"internal/outbox", "internal/deadletter"}, Internal: []string{"internal/bus", "internal/audit"}, Vendor: pure, Deny: sqlAndBrokers, NoHTTPServer: true, Why: "it knows the bus port and its own store interface, not what travels through it"},
 		{For: []string{"internal/auth"}, Internal: []string{"internal/audit"}, Vendor: []string{"github.com/golang-jwt/jwt/v5", "github.com/MicahParks/keyfunc/v3", "github.com/MicahParks/jwkset", "github.com/maypok86/otter/v2", "github.com/google/uuid", "golang.org/x/sync", "golang.org/x/time"}, Deny: sqlAndBrokers, NoHTTPServer: true, Why: "auth judges credentials; the edge serves HTTP and a store keeps keys behind its interface"},
 		{For: []string{"internal/telemetry/..."}, Internal: []string{"internal/telemetry/..."}, Vendor: []string{"..."}, Deny: sqlAndBrokers, Why: "telemetry knows its vendor libraries and nothing of what it observes"},
-		{For: []string{"internal/config"}, Vendor: []string{"github.com/knadh/koanf", "go.yaml.in/yaml/v3"}, Deny: []string{"net/http", "database/sql"}, Why: "the configuration is plain data that everyone may read: it knows nobody"},
+		{For: []string{"internal/config"}, Vendor: []string{"github.com/knadh/koanf", "go.yaml.in/yaml/v3", "golang.org/x/text"}, Deny: []string{"net/http", "database/sql"}, Why: "the configuration is plain data that everyone may read: it knows nobody"},
 	}
 }
 

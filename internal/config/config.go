@@ -25,6 +25,8 @@ type Config struct {
 	Payments    Payments        `key:"payments" doc:"Who moves the money."`
 	Webhooks    Webhooks        `key:"webhooks" doc:"Outgoing webhooks, which tell merchants what became of their orders."`
 	Catalog     Catalog         `key:"catalog" doc:"The catalogue."`
+	Places      Places          `key:"places" doc:"Countries and cities."`
+	Reads       Reads           `key:"reads" doc:"How reads are answered from memory."`
 	Bus         Bus             `key:"bus" doc:"The message broker between the store and the workers. What is lost there is found again by the sweeper."`
 	Demo        Demo            `key:"demo" doc:"A shop to try things with."`
 }
@@ -224,6 +226,9 @@ func Default() *Config {
 		Payments:    defaultPayments(),
 		Webhooks:    defaultWebhooks(),
 		Bus:         defaultBus(),
+		Catalog:     defaultCatalog(),
+		Places:      Places{Language: "en"},
+		Reads:       defaultReads(),
 	}
 }
 

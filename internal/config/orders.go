@@ -54,11 +54,6 @@ type Webhooks struct {
 	RetentionDays int           `key:"retentionDays" unit:"days" min:"1" max:"36500" doc:"Whole days that settled deliveries are kept for looking at."`
 }
 
-// Catalog says who may read the catalogue.
-type Catalog struct {
-	Public bool `key:"public" doc:"Whether products can be read without a credential; the tenant is then named by ?tenant= or X-Millrace-Tenant."`
-}
-
 // Demo is a shop to try things with.
 type Demo struct {
 	Enabled bool `key:"enabled" doc:"Fill the catalogue and the stock of the tenant demo once, and run a small merchant that ships its orders."`

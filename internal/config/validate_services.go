@@ -17,6 +17,7 @@ func (v *validator) services(c *Config) {
 	v.redis(&c.Redis)
 	v.bus(c)
 	v.stream(c)
+	v.reads(c)
 	v.quota("events.rate.quota", c.Events.Rate.Quota)
 	v.quota("orders.rate.quota", c.Orders.Rate.Quota)
 }
