@@ -58,7 +58,7 @@ func TestABadValueIsNamedWithItsMend(t *testing.T) {
 		{"a symmetric algorithm", "auth: {jwks: {algorithms: [RS256, HS256]}}",
 			`auth.jwks.algorithms = "HS256" (millrace.yaml:1): it must be one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA`},
 		{"a language of nonsense", "places: {language: xx-yy-zz-1}",
-			`places.language = "xx-yy-zz-1": it is not a language; write a BCP 47 tag such as en or de-AT`},
+			`places.language = "xx-yy-zz-1" (millrace.yaml:1): it is not a language; write a BCP 47 tag such as en or de-AT`},
 		{"a yes of nonsense", "catalog: {public: perhaps}",
 			`catalog.public = "perhaps" (millrace.yaml:1): it is not a yes or no; write true or false`},
 		{"stripe without a key", "payments: {provider: stripe, stripe: {webhookSecrets: [whsec_x]}}",
