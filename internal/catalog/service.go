@@ -2,11 +2,8 @@ package catalog
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
-
-	"millrace/internal/audit"
 )
 
 // MaxPuts bounds one call of Put. A call is one transaction, during which nothing
@@ -89,29 +86,4 @@ func (s *Service) Prices(ctx context.Context, tenantID, sku string, limit int) (
 		return nil, ErrNotFound
 	}
 	return s.store.Prices(ctx, tenantID, sku, limit)
-}
-
-// auditedProduct is what the audit log keeps of a product.
-type auditedProduct struct {
-	Names        map[string]string `json:"names"`
-	Descriptions map[string]string `json:"descriptions,omitempty"`
-	Price        Money             `json:"price"`
-	Category     string            `json:"category"`
-	Attributes   json.RawMessage   `json:"attributes,omitempty"`
-	Active       bool              `json:"active"`
-	Version      int64             `json:"version"`
-}
-
-func auditProduct(p *Product) *auditedProduct {
-	if p == nil {
-		return nil
-	}
-	return &auditedProduct{Names: p.Names, Descriptions: p.Descriptions, Price: p.Price, Category: p.Category,
-		Attributes: p.Attributes, Active: p.Active, Version: p.Version}
-}
-
-// PutEntry is the audit entry ("product.put", "product/SKU") of a product that
-// was put; before is nil if it is new. A store writes it with the product.
-func PutEntry(before, after *Product, at time.Time, by audit.Actor) (audit.Entry, error) {
-	return audit.NewEntry(after.TenantID, at, by, "product.put", "product/"+after.SKU, auditProduct(before), auditProduct(after))
 }
