@@ -71,6 +71,7 @@ func settingAdvice(withReplica bool) []advice {
 		{"max_wal_size", below(4 << 30), Warning, setting.bytes, "4 GB or more", "checkpoints that come too often write every page anew", "max_wal_size = 8GB, as far as the disk allows"},
 		{"checkpoint_timeout", below(int64(15 * time.Minute)), Warning, asDuration, "15 min or more", "checkpoints that come too often write every page anew", "checkpoint_timeout = 15min"},
 		{"wal_compression", is("off"), Warning, asIs, "lz4, or on", "whole pages are most of the log of orders", "wal_compression = lz4, or on where the server has none"},
+		{"backend_flush_after", below(1), Warning, setting.bytes, "512 kB", "what is copied goes out in bursts, which hold up an event log on the same disk", "backend_flush_after = 512kB, or nothing if no instance's data directory is on the server's disk"},
 		{"track_counts", is("off"), Failure, asIs, "on", "autovacuum goes by them", "track_counts = on"},
 	}
 	if withReplica {
