@@ -58,7 +58,11 @@ type PlacerOptions struct {
 	FlushTimeout time.Duration
 	Now          func() time.Time
 	// Expiry is the clock by which keys expire; Now if nil.
-	Expiry  func() time.Time
+	Expiry func() time.Time
+	// Changed is told of the orders of each transaction before their callers are, as
+	// they now stand; with Version 0 and little else if that is not known. It must be
+	// quick. Nil means nobody: see Reads.
+	Changed func(orders []Order)
 	Logger  *slog.Logger
 	Metrics *Metrics
 }
@@ -172,6 +176,28 @@ func (p *Placer) flush(calls []*coalesce.Call[*Placement, struct{}]) {
 			c.Err = placements[i].Err
 			p.o.Metrics.placed(placements[i])
 		}
+	}
+	if p.o.Changed != nil {
+		p.tell(placements, err)
+	}
+}
+
+// tell tells of the orders that stand, and of those that may.
+func (p *Placer) tell(placements []*Placement, err error) {
+	if err != nil && !errors.Is(err, ErrUnknownOutcome) {
+		return
+	}
+	orders := make([]Order, 0, len(placements))
+	for _, placement := range placements {
+		switch o := &placement.Order; {
+		case err != nil:
+			orders = append(orders, Order{TenantID: o.TenantID, ID: o.ID, CustomerID: o.CustomerID})
+		case placement.Err == nil:
+			orders = append(orders, placement.Placed)
+		}
+	}
+	if len(orders) > 0 {
+		p.o.Changed(orders)
 	}
 }
 

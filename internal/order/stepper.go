@@ -22,8 +22,12 @@ type StepperOptions struct {
 	MinInterval time.Duration
 	// FlushTimeout bounds one transaction; 10 s.
 	FlushTimeout time.Duration
-	Logger       *slog.Logger
-	Metrics      *Metrics
+	// Changed is told of the orders of each transaction before their callers are, as
+	// they now stand; with Version 0, tenant and id alone if that is not known. It must
+	// be quick. Nil means nobody: see Reads.
+	Changed func(orders []Order)
+	Logger  *slog.Logger
+	Metrics *Metrics
 }
 
 // Stepper makes transitions: concurrent steps share one transaction. Whoever
@@ -82,6 +86,9 @@ func (s *Stepper) flush(calls []*coalesce.Call[*Step, Outcome]) {
 	outcomes, err := s.o.Store.Advance(ctx, steps, s.o.Policy)
 	s.o.Metrics.stepSeconds.Observe(time.Since(began).Seconds())
 	s.o.Metrics.stepBatch.Observe(float64(len(steps)))
+	if s.o.Changed != nil {
+		s.tell(steps, outcomes, err)
+	}
 	if err != nil {
 		s.o.Logger.Error("transitions could not be written; they are tried again when the orders are due", "steps", len(steps), "error", err)
 		for _, c := range calls {
@@ -99,5 +106,25 @@ func (s *Stepper) flush(calls []*coalesce.Call[*Step, Outcome]) {
 			s.o.Logger.Error("an order failed too often and is parked: see its dead letter, mend the cause and redrive it",
 				"tenant", steps[i].TenantID, "order", steps[i].OrderID, "status", out.Order.Status, "attempts", out.Order.Attempts, "reason", out.Order.LastError)
 		}
+	}
+}
+
+// tell tells of the orders as they stand after their steps, whoever made them: what
+// a step found is news too. If it is not known what became of the steps, it tells of
+// what they may have changed.
+func (s *Stepper) tell(steps []*Step, outcomes []Outcome, err error) {
+	if err != nil && !errors.Is(err, ErrUnknownOutcome) {
+		return
+	}
+	orders := make([]Order, 0, len(steps))
+	for i, step := range steps {
+		if err != nil {
+			orders = append(orders, Order{TenantID: step.TenantID, ID: step.OrderID})
+		} else if o := &outcomes[i].Order; o.Version > 0 {
+			orders = append(orders, *o)
+		}
+	}
+	if len(orders) > 0 {
+		s.o.Changed(orders)
 	}
 }
