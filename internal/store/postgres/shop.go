@@ -3,7 +3,6 @@ package postgres
 import (
 	"millrace/internal/audit"
 	"millrace/internal/auth"
-	"millrace/internal/catalog"
 	"millrace/internal/deadletter"
 	"millrace/internal/fulfilment"
 	"millrace/internal/inventory"
@@ -34,8 +33,11 @@ func (db *DB) Keys() auth.KeyStore { return storesql.NewKeys(db.upToDate()) }
 // Audit returns the store of the audit log.
 func (db *DB) Audit() audit.Store { return storesql.NewAudit(db.shared()) }
 
-// Catalog returns the store of products.
-func (db *DB) Catalog() catalog.Store { return storesql.NewCatalog(db.shared()) }
+// Catalog returns the store of products and their feed.
+func (db *DB) Catalog() *storesql.Catalog { return storesql.NewCatalog(db.shared()) }
+
+// Places returns the store of places and their feed.
+func (db *DB) Places() *storesql.Places { return storesql.NewPlaces(db.shared()) }
 
 // Inventory returns the store of stock.
 func (db *DB) Inventory() inventory.Store { return storesql.NewInventory(db.upToDate()) }

@@ -12,6 +12,8 @@ const (
 	auditCursor   byte = 2
 	productCursor byte = 3
 	stockCursor   byte = 4
+	// positionsCursor has a position, a space and a SKU.
+	positionsCursor byte = 5
 )
 
 // textCursorMaxBytes bounds a cursor's text.

@@ -1,6 +1,6 @@
 // Package sql has the stores whose statements are the same on every SQL database
-// Millrace runs on: dead letters, API keys, products, stock and the audit log. The
-// adapters of each database hand it their connections.
+// Millrace runs on: dead letters, API keys, products, places, stock and the audit log.
+// The adapters of each database hand it their connections.
 //
 // Conventions of a shared statement. Parameters are $1, $2, … in order of first
 // appearance, which SQLite and PostgreSQL both understand. Times are arguments,
@@ -54,9 +54,19 @@ func Statements(d Dialect) map[string]string {
 		"product: list of category":   listProductsOfCategory,
 		"product: prices":             listPrices,
 		"product: get many":           getProducts.text(2),
+		"product: get many by slug":   getProductsBySlug.text(2),
 		"product: put":                putProducts.text(2),
 		"product: add prices":         addPrices.text(2),
-		"product: lock":               d.forUpdate(lockProducts.text(2)),
+		"product: load":               loadProducts,
+		"product: changes":            changesOfProducts,
+		"place: get many":             getPlaces.text(2),
+		"place: put":                  putPlaces.text(2),
+		"place: load":                 loadPlaces,
+		"place: changes":              changesOfPlaces,
+		"version: list":               listVersions,
+		"version: add":                addVersions.text(2),
+		"version: hold":               d.forUpdate(getVersions.text(2)),
+		"version: put":                putVersions.text(2),
 		"stock: get":                  getLevel,
 		"stock: get to change":        d.forUpdate(getLevel),
 		"stock: lock":                 d.forUpdate(lockLevels.text(2)),

@@ -1,14 +1,16 @@
 package sqlite
 
 import (
-	"millrace/internal/catalog"
 	"millrace/internal/inventory"
 	"millrace/internal/lease"
 	storesql "millrace/internal/store/sql"
 )
 
-// Catalog returns the store of products.
-func (db *DB) Catalog() catalog.Store { return storesql.NewCatalog(db.shared()) }
+// Catalog returns the store of products and their feed.
+func (db *DB) Catalog() *storesql.Catalog { return storesql.NewCatalog(db.shared()) }
+
+// Places returns the store of places and their feed.
+func (db *DB) Places() *storesql.Places { return storesql.NewPlaces(db.shared()) }
 
 // Inventory returns the store of stock.
 func (db *DB) Inventory() inventory.Store { return storesql.NewInventory(db.shared()) }
