@@ -27,6 +27,7 @@ const maxShownRejects = 100
 // importKind is what can be imported.
 type importKind struct {
 	name string // as it stands in addresses
+	key  string // the column that every CSV file must have
 	// row turns a record of a CSV file, by column, into the members of a line.
 	row func(record map[string]string) (map[string]any, error)
 	// column says whether a CSV file may have a column of that name, and columns lists
@@ -44,7 +45,7 @@ type importFlags struct {
 }
 
 func (r *runner) importCommand() *cobra.Command {
-	return group("import", "Import products or stock from a file", r.importProductsCommand(), r.importStockCommand())
+	return group("import", "Import products, stock or places from a file", r.importProductsCommand(), r.importStockCommand(), r.importPlacesCommand())
 }
 
 func (r *runner) importProductsCommand() *cobra.Command {
@@ -58,7 +59,8 @@ are imported; the exit code is 1 then.
 
 CSV has a header with these columns, in any order: sku; name, or name.en, name.de
 and so on; description, or description.en and so on; amount (minor units) or price
-(such as 19.99); currency; category; active (true or false); attributes (a JSON
+(such as 19.99); currency; category; position (orders its category, a whole number);
+slug (names it in addresses for people); active (true or false); attributes (a JSON
 object). An empty cell is left out.
 
 NDJSON has on each line the body of PUT /products/{sku} with a member "sku":
@@ -105,6 +107,41 @@ Files may be compressed with gzip.`,
 	cmd.Flags().StringVar(&flags.id, "import-id", "", "`NAME` of the import, 1 to 100 characters (default the SHA-256 of the file's content)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return r.runImport(cmd, flags, stockImport(), args[0])
+	}
+	return cmd
+}
+
+func (r *runner) importPlacesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "places FILE",
+		Short: "Create, replace and delete places from a CSV or NDJSON file",
+		Long: `Create, replace and delete places, which all tenants share, from a file; - stands
+for standard input. It works with a running server and without one, and may be run
+again: what is the same changes nothing. Places that are not in the file stay as
+they are. Lines that are wrong are told with number and reason, the others are
+imported; the exit code is 1 then. --tenant names the tenant whose audit log tells
+of it.
+
+NDJSON has a country or a city on each line; names are by BCP 47 language tag, and
+admin, population, lat and lon may be left out:
+  {"id":276,"kind":"country","code":"DE","names":{"en":"Germany","de":"Deutschland"}}
+  {"id":2867714,"kind":"city","country":"DE","admin":"02","population":1260391,
+   "lat":48.13743,"lon":11.57549,"names":{"en":"Munich","de":"München"}}
+(on one line each). This deletes one:
+  {"id":2867714,"deleted":true}
+
+CSV has a header with these columns, in any order: id; kind (country or city);
+country (two letters, for both kinds); admin; population; lat; lon; name, or name.en,
+name.de and so on; deleted (true or false). An empty cell is left out.
+
+Files may be compressed with gzip.`,
+		Example: `  millrace import places places.ndjson.gz
+  millrace import places cities.csv --rejects bad.txt`,
+		Args: oneArg("the file"),
+	}
+	flags := r.addImportFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return r.runImport(cmd, flags, placeImport(), args[0])
 	}
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -14,10 +15,11 @@ const defaultLanguage = "en"
 // productImport imports products.
 func productImport() *importKind {
 	return &importKind{
-		name: "products", row: productRow, columns: "sku, name or name.en, description or description.en, amount or price, currency, category, active, attributes",
+		name: "products", key: "sku", row: productRow,
+		columns: "sku, name or name.en, description or description.en, amount or price, currency, category, position, slug, active, attributes",
 		column: func(name string) bool {
 			switch name {
-			case "sku", "name", "description", "amount", "price", "currency", "category", "active", "attributes":
+			case "sku", "name", "description", "amount", "price", "currency", "category", "position", "slug", "active", "attributes":
 				return true
 			}
 			_, language, ok := languageColumn(name)
@@ -44,6 +46,32 @@ func languageColumn(name string) (member, language string, ok bool) {
 // productRow reads a product.
 func productRow(record map[string]string) (map[string]any, error) {
 	out := map[string]any{}
+	if err := addTexts(out, record); err != nil {
+		return nil, err
+	}
+	addCells(out, record, "sku", "category", "slug")
+	if err := addWhole(out, record, "position"); err != nil {
+		return nil, err
+	}
+	amount, err := amountOf(record)
+	if err != nil {
+		return nil, err
+	}
+	out["price"] = map[string]any{"amount": amount, "currency": record["currency"]}
+	if err := addBool(out, record, "active"); err != nil {
+		return nil, err
+	}
+	if cell, ok := record["attributes"]; ok {
+		if !json.Valid([]byte(cell)) {
+			return nil, errors.New(`attributes is no JSON object, such as {"size":"M"}; in CSV write each quote twice and quotes around it all`)
+		}
+		out["attributes"] = json.RawMessage(cell)
+	}
+	return out, nil
+}
+
+// addTexts adds the members that are texts by language.
+func addTexts(out map[string]any, record map[string]string) error {
 	for name, cell := range record {
 		member, language, ok := languageColumn(name)
 		if !ok {
@@ -55,34 +83,50 @@ func productRow(record map[string]string) (map[string]any, error) {
 			out[member] = texts
 		}
 		if texts[language] != "" {
-			return nil, fmt.Errorf("%s is given twice, as a column with and without the language", name)
+			return fmt.Errorf("%s is given twice, as a column with and without the language", name)
 		}
 		texts[language] = cell
 	}
-	for _, name := range []string{"sku", "category"} {
+	return nil
+}
+
+// addCells adds members that are texts as they stand.
+func addCells(out map[string]any, record map[string]string, names ...string) {
+	for _, name := range names {
 		if cell, ok := record[name]; ok {
 			out[name] = cell
 		}
 	}
-	amount, err := amountOf(record)
-	if err != nil {
-		return nil, err
-	}
-	out["price"] = map[string]any{"amount": amount, "currency": record["currency"]}
-	if cell, ok := record["active"]; ok {
-		active, err := strconv.ParseBool(strings.ToLower(cell))
+}
+
+// addWhole adds members that are whole numbers.
+func addWhole(out map[string]any, record map[string]string, names ...string) error {
+	for _, name := range names {
+		cell, ok := record[name]
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(cell, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("active is %q; write true or false", cell)
+			return fmt.Errorf("%s is %q; write a whole number", name, cell)
 		}
-		out["active"] = active
+		out[name] = n
 	}
-	if cell, ok := record["attributes"]; ok {
-		if !json.Valid([]byte(cell)) {
-			return nil, errors.New(`attributes is no JSON object, such as {"size":"M"}; in CSV write each quote twice and quotes around it all`)
-		}
-		out["attributes"] = json.RawMessage(cell)
+	return nil
+}
+
+// addBool adds a member that is true or false.
+func addBool(out map[string]any, record map[string]string, name string) error {
+	cell, ok := record[name]
+	if !ok {
+		return nil
 	}
-	return out, nil
+	value, err := strconv.ParseBool(strings.ToLower(cell))
+	if err != nil {
+		return fmt.Errorf("%s is %q; write true or false", name, cell)
+	}
+	out[name] = value
+	return nil
 }
 
 // amountOf reads the price of a product in minor units.
@@ -135,7 +179,7 @@ func decimals(currency string) int {
 // stockImport imports stock.
 func stockImport() *importKind {
 	return &importKind{
-		name: "stock", row: stockRow, once: true, columns: "sku, onHand, delta",
+		name: "stock", key: "sku", row: stockRow, once: true, columns: "sku, onHand, delta",
 		column: func(name string) bool { return name == "sku" || name == "onHand" || name == "delta" },
 	}
 }
@@ -143,16 +187,54 @@ func stockImport() *importKind {
 // stockRow reads a level or a change of it.
 func stockRow(record map[string]string) (map[string]any, error) {
 	out := map[string]any{"sku": record["sku"]}
-	for _, name := range []string{"onHand", "delta"} {
+	if err := addWhole(out, record, "onHand", "delta"); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// placeImport imports places.
+func placeImport() *importKind {
+	return &importKind{
+		name: "places", key: "id", row: placeRow, columns: "id, kind, country, admin, population, lat, lon, name or name.en, deleted",
+		column: func(name string) bool {
+			switch name {
+			case "id", "kind", "country", "admin", "population", "lat", "lon", "deleted":
+				return true
+			}
+			member, language, _ := languageColumn(name)
+			return member == "names" && language != ""
+		},
+	}
+}
+
+// placeRow reads a place.
+func placeRow(record map[string]string) (map[string]any, error) {
+	out := map[string]any{}
+	if err := addTexts(out, record); err != nil {
+		return nil, err
+	}
+	addCells(out, record, "kind", "admin")
+	if cell, ok := record["country"]; ok {
+		member := "country"
+		if record["kind"] == "country" {
+			member = "code" // its own
+		}
+		out[member] = cell
+	}
+	if err := addWhole(out, record, "id", "population"); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"lat", "lon"} {
 		cell, ok := record[name]
 		if !ok {
 			continue
 		}
-		n, err := strconv.ParseInt(cell, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("%s is %q; write a whole number", name, cell)
+		degrees, err := strconv.ParseFloat(cell, 64)
+		if err != nil || math.IsNaN(degrees) || math.IsInf(degrees, 0) {
+			return nil, fmt.Errorf("%s is %q; write degrees with a point, such as 48.13743", name, cell)
 		}
-		out[name] = n
+		out[name] = degrees
 	}
-	return out, nil
+	return out, addBool(out, record, "deleted")
 }

@@ -323,8 +323,8 @@ func newCSVRows(content *bufio.Reader, kind *importKind) (*csvRows, error) {
 		seen[name] = true
 		c.header = append(c.header, name)
 	}
-	if !seen["sku"] {
-		return nil, usagef("there is no column sku; the columns are %s", kind.columns)
+	if !seen[kind.key] {
+		return nil, usagef("there is no column %s; the columns are %s", kind.key, kind.columns)
 	}
 	return c, nil
 }

@@ -96,13 +96,13 @@ func zipped(t *testing.T, text string) string {
 	return b.String()
 }
 
-const someProducts = "\xef\xbb\xbfsku,name,name.de,description.en,price,currency,category,active,attributes\r\n" +
-	`tee,Tee,"T-Shirt, schwarz",,19.9,EUR,clothing,FALSE,"{""size"":""M""}"` + "\r\n" +
+const someProducts = "\xef\xbb\xbfsku,name,name.de,description.en,price,currency,category,position,slug,active,attributes\r\n" +
+	`tee,Tee,"T-Shirt, schwarz",,19.9,EUR,clothing,-7,black-tee,FALSE,"{""size"":""M""}"` + "\r\n" +
 	"\r\n" +
-	"mug,Mug,,\"Two\nlines\",7,EUR,,,\r\n"
+	"mug,Mug,,\"Two\nlines\",7,EUR,,,,,\r\n"
 
 var someProductLines = []string{
-	`{"active":false,"attributes":{"size":"M"},"category":"clothing","line":2,"names":{"de":"T-Shirt, schwarz","en":"Tee"},"price":{"amount":1990,"currency":"EUR"},"sku":"tee"}`,
+	`{"active":false,"attributes":{"size":"M"},"category":"clothing","line":2,"names":{"de":"T-Shirt, schwarz","en":"Tee"},"position":-7,"price":{"amount":1990,"currency":"EUR"},"sku":"tee","slug":"black-tee"}`,
 	`{"descriptions":{"en":"Two\nlines"},"line":4,"names":{"en":"Mug"},"price":{"amount":700,"currency":"EUR"},"sku":"mug"}`,
 }
 
@@ -206,6 +206,57 @@ func TestNDJSONIsImportedLineByLine(t *testing.T) {
 	}
 }
 
+func TestPlacesAreImportedFromCSV(t *testing.T) {
+	const content = "id;kind;country;admin;population;lat;lon;name;name.de;deleted\n" +
+		"276;country;DE;;;;;Germany;Deutschland;\n" +
+		"2867714;city;DE;02;1260391;48.13743;11.57549;Munich;München;false\n" +
+		"17;;;;;;;;;TRUE\n" +
+		"18;city;DE;;many;;;A;;\n" + // 5
+		"19;city;DE;;;north;;A;;\n" + // 6
+		"20;city;DE;;;;NaN;A;;\n" + // 7
+		"21;city;DE;;;;;A;;gone\n" + // 8
+		"one;city;DE;;;;;A;;\n" // 9
+	api := &fakeImports{}
+	r := invocation{deps: api.deps()}.run(t, "import", "places", write(t, "p.csv", content))
+	if r.Code != ExitFailure || r.Out != "8 lines: 3 applied, 0 unchanged, 5 refused.\n" {
+		t.Errorf("%+v", r)
+	}
+	for _, want := range []string{`line 5: population is "many"; write a whole number`, `line 6: lat is "north"; write degrees`, `line 7: lon is "NaN"`,
+		`line 8: deleted is "gone"; write true or false`, `line 9: id is "one"`} {
+		if !strings.Contains(r.Err, want) {
+			t.Errorf("%q is not told:\n%s", want, r.Err)
+		}
+	}
+	if diff := cmp.Diff([]string{
+		`{"code":"DE","id":276,"kind":"country","line":2,"names":{"de":"Deutschland","en":"Germany"}}`,
+		`{"admin":"02","country":"DE","deleted":false,"id":2867714,"kind":"city","lat":48.13743,"line":3,"lon":11.57549,"names":{"de":"München","en":"Munich"},"population":1260391}`,
+		`{"deleted":true,"id":17,"line":4}`,
+	}, api.lines); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"/control/import/places"}, api.requests); diff != "" || !api.tenants["demo"] {
+		t.Errorf("for %v: %s", api.tenants, diff)
+	}
+}
+
+func TestPlacesAreImportedAsTheyStand(t *testing.T) {
+	const lines = `{"id":276,"kind":"country","code":"DE","names":{"en":"Germany"}}` + "\n" +
+		`{"id":2867714,"kind":"city","country":"DE","admin":"02","population":1260391,"lat":48.13743,"lon":11.57549,"names":{"en":"Munich"}}` + "\n" +
+		`{"id":17,"deleted":true}` + "\n"
+	api := &fakeImports{}
+	r := invocation{deps: api.deps()}.run(t, "import", "places", write(t, "p.ndjson.gz", zipped(t, lines)), "--tenant", "acme")
+	if diff := cmp.Diff(result{Out: "3 lines: 3 applied, 0 unchanged, 0 refused.\n"}, r); diff != "" || !api.tenants["acme"] {
+		t.Errorf("for %v: %s", api.tenants, diff)
+	}
+	var want []string
+	for i, line := range strings.Split(strings.TrimSpace(lines), "\n") {
+		want = append(want, fmt.Sprintf(`{"line":%d,%s`, i+1, line[1:]))
+	}
+	if diff := cmp.Diff(want, api.lines); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestStockIsImportedOnceForTheFilesContent(t *testing.T) {
 	const content = "sku,onHand,delta\ntee,100,\nmug,,-2\n"
 	sum := sha256.Sum256([]byte(content))
@@ -291,6 +342,8 @@ func TestAnImportThatCannotBeginSaysWhy(t *testing.T) {
 		{"an empty file", []string{"import", "products", write(t, "p.csv", "")}, "empty"},
 		{"an unknown column", []string{"import", "products", write(t, "p.csv", "sku,colour\n")}, `"colour" is not known; the columns are sku`},
 		{"a column twice", []string{"import", "stock", write(t, "s.csv", "sku,sku\n")}, "twice"},
+		{"no id", []string{"import", "places", write(t, "p.csv", "kind,country,name.de\n")}, "no column id"},
+		{"places have no descriptions", []string{"import", "places", write(t, "p.csv", "id,description\n")}, `"description" is not known; the columns are id, kind`},
 		{"no SKU", []string{"import", "stock", write(t, "s.csv", "onHand,delta\n")}, "no column sku"},
 		{"rejects that cannot be written", []string{"import", "stock", write(t, "s.csv", "sku,onHand\n"), "--rejects", "/nowhere/x"}, "--rejects"},
 		{"a word too many", []string{"import", "orders"}, "no command"},
