@@ -1,0 +1,128 @@
+package memindex
+
+import (
+	"slices"
+	"sync"
+)
+
+// Unique finds live records by a second key of type J. If several live records claim
+// one key the one that was put last has it; when it leaves, the last of the others
+// has. So a key that goes from one record to another is right whichever of the two
+// is put first. Of several in one Load any may have it, and a Load takes no key from a
+// record that was put before. All methods are safe for concurrent use.
+type Unique[J comparable, R any] struct {
+	key     func(*R) (J, bool)
+	holders *hash[J, R]
+
+	mu       sync.Mutex // a Load has several goroutines
+	claimers map[J][]*R // live records that claim a key another has, the last one last
+}
+
+// AddUnique adds a second key, before the first record. The function says which key a
+// record claims, false if none.
+func AddUnique[J comparable, K comparable, R any](t *Table[K, R], key func(*R) (J, bool)) *Unique[J, R] {
+	u := &Unique[J, R]{
+		key: key,
+		holders: newHash(func(r *R) J {
+			j, _ := key(r)
+			return j
+		}),
+		claimers: map[J][]*R{},
+	}
+	t.add(u)
+	return u
+}
+
+// Get returns the live record of a key, nil if there is none.
+func (u *Unique[J, R]) Get(j J) *R { return u.holders.get(j) }
+
+func (u *Unique[J, R]) replace(old, next *R) {
+	if next != nil {
+		if j, ok := u.key(next); ok {
+			h := u.holders.hash(j)
+			if holder := u.holders.find(h, j); holder != nil && holder != old {
+				u.wait(j, holder)
+			}
+			u.holders.set(h, next)
+		}
+	}
+	if old != nil {
+		u.leave(old)
+	}
+}
+
+// wait has a record claim a key that another has.
+func (u *Unique[J, R]) wait(j J, r *R) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.claimers[j] = append(u.claimers[j], r)
+}
+
+// leave takes a record away from the key it claims.
+func (u *Unique[J, R]) leave(r *R) {
+	j, ok := u.key(r)
+	if !ok {
+		return
+	}
+	h := u.holders.hash(j)
+	holds := u.holders.find(h, j) == r
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	claimers := u.claimers[j]
+	switch {
+	case !holds:
+		claimers = slices.DeleteFunc(claimers, func(c *R) bool { return c == r })
+	case len(claimers) == 0:
+		u.holders.remove(h, j)
+	default:
+		last := len(claimers) - 1
+		u.holders.set(h, claimers[last])
+		claimers[last] = nil
+		claimers = claimers[:last]
+	}
+	if len(claimers) == 0 {
+		delete(u.claimers, j)
+		return
+	}
+	u.claimers[j] = claimers
+}
+
+// claim is a record and the key it claims.
+type claim[J comparable, R any] struct {
+	key    J
+	hash   uint64
+	record *R
+}
+
+func (u *Unique[J, R]) load(added []*R, gone map[*R]bool) {
+	claims := partition(added, func(r *R, to func(int, claim[J, R])) {
+		if j, ok := u.key(r); ok {
+			h := u.holders.hash(j)
+			to(shardOf(h), claim[J, R]{j, h, r})
+		}
+	})
+	parallel(shardCount, func(shard int) {
+		n := 0
+		for _, part := range claims[shard] {
+			n += len(part)
+		}
+		if n == 0 {
+			return
+		}
+		u.holders.reserve(shard, n)
+		for _, part := range claims[shard] {
+			for _, c := range part {
+				if holder := u.holders.find(c.hash, c.key); holder != nil && !gone[holder] {
+					u.wait(c.key, c.record)
+					continue
+				}
+				u.holders.set(c.hash, c.record)
+			}
+		}
+	})
+	for r := range gone {
+		u.leave(r)
+	}
+}
+
+func (u *Unique[J, R]) bytes() int64 { return u.holders.bytes() }
