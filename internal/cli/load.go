@@ -50,7 +50,7 @@ func (f *targetFlags) tls() (*tls.Config, error) {
 }
 
 func (r *runner) loadCommand() *cobra.Command {
-	return group("load", "Offer load to a server and measure it", r.loadEventsCommand(), r.loadOrdersCommand())
+	return group("load", "Offer load to a server and measure it", r.loadEventsCommand(), r.loadOrdersCommand(), r.loadReadsCommand())
 }
 
 func (r *runner) loadEventsCommand() *cobra.Command {

@@ -30,11 +30,14 @@ const (
 	lateAnswerWait = time.Second
 )
 
-// answer is what the server said. Its body is valid until the next round trip.
+// answer is what the server said. Its slices are valid until the next round trip.
 type answer struct {
 	status     int
 	retryAfter time.Duration // 0 = not said
 	replayed   bool          // Idempotent-Replayed: true
+	stale      bool          // Cache-Status says so
+	etag       []byte        // as it was sent, quotes included; empty if there is none
+	coding     []byte        // Content-Encoding; empty if there is none
 	body       []byte
 }
 
@@ -97,6 +100,8 @@ type conn struct {
 	nc     net.Conn
 	br     *bufio.Reader
 	body   []byte
+	etag   []byte
+	coding []byte
 	stop   func() bool // unregisters the context's watch of nc
 }
 
@@ -212,6 +217,14 @@ func (c *conn) readHead() (a answer, keep bool, length int64, err error) {
 			a.retryAfter = parseRetryAfter(string(value), time.Now())
 		case isHeader(name, "idempotent-replayed"):
 			a.replayed = bytes.EqualFold(value, []byte("true"))
+		case isHeader(name, "etag"):
+			c.etag = append(c.etag[:0], value...) // the line goes with the next one
+			a.etag = c.etag
+		case isHeader(name, "content-encoding"):
+			c.coding = append(c.coding[:0], value...)
+			a.coding = c.coding
+		case isHeader(name, "cache-status"):
+			a.stale = a.stale || bytes.Contains(value, []byte("detail=stale"))
 		}
 	}
 }

@@ -1,4 +1,4 @@
-// Package load offers events and orders to a Millrace server and afterwards checks
+// Package load offers events and orders to a Millrace server, reads from it, and checks
 // that the server kept what it promised. It talks public HTTP only and knows nothing of
 // the server's packages, so it cannot cheat.
 //
@@ -25,6 +25,10 @@
 // Order number k is drawn from the seed and k alone, so a run can be repeated
 // whatever the timing.
 //
+// Reads asks for products, places and other documents in the same way. It looks at
+// each answer as it comes: whether it is of what was asked for, whether a strong ETag
+// always stands for the same bytes, and whether 304 comes only to who asked.
+//
 // # Checking
 //
 // An acked file (see AckedWriter for the format) lists each id the server
@@ -41,7 +45,7 @@
 //
 // # Concurrency and lifecycle
 //
-// Events, Orders and the two verifications own every goroutine they start and
+// Events, Orders, Reads and the two verifications own every goroutine they start and
 // return when all of them have ended. Cancelling the context ends a run within
 // about a second.
 // Nothing in the package is global.

@@ -17,10 +17,10 @@ type orderPlan struct {
 	o          OrdersOptions
 	ids        idMaker
 	skus       []string
-	popularity []float64 // summed shares by SKU; nil when all are alike
-	weights    []int     // summed weights by token
-	head       string    // of a request, up to the key
-	cancelHead [2]string // of a cancellation, before and after the order's id
+	popularity popularity // of the SKUs
+	weights    []int      // summed weights by token
+	head       string     // of a request, up to the key
+	cancelHead [2]string  // of a cancellation, before and after the order's id
 }
 
 // orderLine is a line of an order: the number of its SKU and the units of it.
@@ -52,14 +52,7 @@ func newOrderPlan(base *url.URL, o OrdersOptions) *orderPlan {
 	for i := range p.skus {
 		p.skus[i] = fmt.Sprintf("%s%05d", o.SKUPrefix, i+1)
 	}
-	if o.Zipf > 0 {
-		p.popularity = make([]float64, o.SKUs)
-		sum := 0.0
-		for i := range p.popularity {
-			sum += math.Pow(float64(i+1), -o.Zipf)
-			p.popularity[i] = sum
-		}
-	}
+	p.popularity = popularityOf(o.SKUs, o.Zipf)
 	total := 0
 	for _, t := range o.Tokens {
 		total += t.Weight
@@ -128,14 +121,33 @@ func (d *drawer) within(s Span) int {
 	return s.Min + d.rng.IntN(s.Max-s.Min+1)
 }
 
-func (d *drawer) sku() int32 {
-	shares := d.plan.popularity
-	if shares == nil {
-		return int32(d.rng.IntN(len(d.plan.skus)))
+func (d *drawer) sku() int32 { return int32(d.plan.popularity.draw(d.rng, len(d.plan.skus))) }
+
+// popularity holds the summed shares of things that are not drawn alike; nil when
+// they are.
+type popularity []float64
+
+// popularityOf gives the k-th of n things a share in proportion to 1/k^zipf.
+func popularityOf(n int, zipf float64) popularity {
+	if zipf <= 0 {
+		return nil
 	}
-	at := d.rng.Float64() * shares[len(shares)-1]
-	i, _ := slices.BinarySearch(shares, at)
-	return int32(min(i, len(shares)-1))
+	shares := make(popularity, n)
+	sum := 0.0
+	for i := range shares {
+		sum += math.Pow(float64(i+1), -zipf)
+		shares[i] = sum
+	}
+	return shares
+}
+
+// draw returns the number of one of n things.
+func (p popularity) draw(rng *rand.Rand, n int) int {
+	if p == nil {
+		return rng.IntN(n)
+	}
+	i, _ := slices.BinarySearch(p, rng.Float64()*p[len(p)-1])
+	return min(i, len(p)-1)
 }
 
 // render appends the whole HTTP request of an order to dst.

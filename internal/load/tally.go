@@ -100,6 +100,16 @@ func (l *answerLog) example(kind, text string) {
 	}
 }
 
+// add adds what another one has counted.
+func (l *answerLog) add(o answerLog) {
+	for s, n := range o.statuses {
+		l.statuses[s] += n
+	}
+	for _, kind := range o.order {
+		l.example(kind, o.examples[kind])
+	}
+}
+
 // report returns what was counted, for a report.
 func (l *answerLog) report() (statuses map[string]int64, examples []string) {
 	statuses = map[string]int64{}
