@@ -94,18 +94,15 @@ func expand(name string) []string {
 	for p := tag.Parent(); !p.IsRoot(); p = p.Parent() {
 		add(p.String())
 	}
-	// By their text, as RFC 4647 looks them up.
-	for t := out[0]; ; {
-		i := strings.LastIndexByte(t, '-')
-		if i < 0 {
-			return out
-		}
-		t = t[:i]
-		if j := strings.LastIndexByte(t, '-'); j == len(t)-2 || len(t) == 1 { // what begins an extension is none without it
-			continue
-		}
-		add(t)
+	// By their text, as RFC 4647 looks them up, without extensions.
+	subtags := strings.Split(out[0], "-")
+	if i := slices.IndexFunc(subtags, func(s string) bool { return len(s) == 1 }); i >= 0 {
+		subtags = subtags[:i]
 	}
+	for n := len(subtags); n > 0; n-- {
+		add(strings.Join(subtags[:n], "-"))
+	}
+	return out
 }
 
 // canonicalTag returns a language tag as it is kept.
