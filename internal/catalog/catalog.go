@@ -3,8 +3,11 @@
 // never rewrites the past: every price a product ever had is kept.
 //
 // A Service judges products; a Store keeps them, each change in one durable
-// transaction with its audit entry. Both are safe for concurrent use, and nothing
-// runs in the background.
+// transaction with its audit entry. Reads are answered from an Index, which holds
+// the whole catalogue in memory as it is shown; in a process without one they go to
+// the Store and give the same answers. All are safe for concurrent use, and nothing
+// runs in the background: who owns the Index loads it and keeps it up to date from
+// the Store's Feed.
 package catalog
 
 import (
@@ -90,21 +93,28 @@ type PutResult struct {
 	Created, Changed bool
 }
 
-// Query asks for a tenant's products in the order of SKU.
+// Query asks for a tenant's products, in the order of SKU or, if it names a category,
+// of position and SKU.
 type Query struct {
 	TenantID string
 	Category string // empty means all
 	// Inactive includes products that cannot be ordered.
 	Inactive bool
-	Limit    int
-	Cursor   string
+	Limit    int    // at least 1
+	Cursor   string // Next of the page before
 }
 
-// Page is one page of products; Next is empty when nothing follows.
+// Page is one page of products; Next is empty when nothing follows. A page whose
+// products are large has fewer than were asked for.
 type Page struct {
-	Products []Product
-	Next     string
+	Items []*Item
+	Next  string
+
+	Products []Product // of a Store's page
 }
+
+// ProductPage is one page of what a Store keeps; Next is empty when nothing follows.
+type ProductPage = Page
 
 // Store keeps products. It is safe for concurrent use.
 type Store interface {
@@ -122,7 +132,8 @@ type Store interface {
 	Put(ctx context.Context, puts []Put) ([]PutResult, []error, error)
 	// Product returns one product, ErrNotFound if the tenant has none of that SKU.
 	Product(ctx context.Context, tenantID, sku string) (Product, error)
-	Products(ctx context.Context, q Query) (Page, error)
+	// Products returns a page of the products that are not deleted.
+	Products(ctx context.Context, q Query) (ProductPage, error)
 	// Prices returns the prices a product had, newest first, at most limit.
 	Prices(ctx context.Context, tenantID, sku string, limit int) ([]Price, error)
 }
@@ -146,7 +157,7 @@ type Feed interface {
 	Changes(ctx context.Context, tenantID string, after int64, limit int) ([]Product, error)
 }
 
-// Errors a Store answers with; test with errors.Is.
+// Errors a Store or a Service answers with; test with errors.Is.
 var (
 	ErrNotFound  = errors.New("product not found")
 	ErrBadCursor = errors.New("cursor is not one this server gave")
@@ -154,6 +165,9 @@ var (
 	ErrVersion = errors.New("the product has changed meanwhile")
 	// ErrSlugTaken says that another product of the tenant has the slug.
 	ErrSlugTaken = errors.New("another product has this slug")
+	// ErrLoading says that the catalogue in memory is not complete yet; it wraps how
+	// far it is.
+	ErrLoading = errors.New("the catalogue is being loaded; try again in a moment")
 )
 
 // InvalidError says what is wrong with a product, by field.

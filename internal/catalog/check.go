@@ -25,16 +25,22 @@ const (
 	maxAmount           = 1_000_000_000_000
 	maxAttributesBytes  = 16 << 10
 	maxAttributesDepth  = 16
+	maxSlugBytes        = 100
+	maxPosition         = 1_000_000_000
 )
 
 // check judges a product and returns it as it is kept: language tags in their
-// canonical form, attributes without white space. The error is an *InvalidError.
+// canonical form, attributes without white space, and of one that is deleted nothing
+// but its key. The error is an *InvalidError.
 func check(p Product) (Product, error) {
 	if p.TenantID == "" {
 		return p, &InvalidError{Field: "tenantId", Detail: "the tenant is missing"}
 	}
 	if !validSKU(p.SKU) {
 		return p, &InvalidError{Field: "sku", Detail: fmt.Sprintf("%q is not a SKU; use 1 to %d of A-Z a-z 0-9 . _ and -", clip(p.SKU), maxSKUBytes)}
+	}
+	if p.Deleted {
+		return Product{TenantID: p.TenantID, SKU: p.SKU, Deleted: true}, nil
 	}
 	var err error
 	if len(p.Names) == 0 {
@@ -55,6 +61,12 @@ func check(p Product) (Product, error) {
 	if detail := textProblem(p.Category, maxCategoryRunes); detail != "" {
 		return p, &InvalidError{Field: "category", Detail: detail}
 	}
+	if p.Slug != "" && !validSlug(p.Slug) {
+		return p, &InvalidError{Field: "slug", Detail: fmt.Sprintf("%q is not a slug; use 1 to %d of a-z 0-9 and -, with a letter or digit at both ends and no two - together, or leave it out", clip(p.Slug), maxSlugBytes)}
+	}
+	if p.Position < -maxPosition || p.Position > maxPosition {
+		return p, &InvalidError{Field: "position", Detail: fmt.Sprintf("%d is out of range; use a number from %d to %d", p.Position, -maxPosition, maxPosition)}
+	}
 	if p.Attributes, err = checkAttributes(p.Attributes); err != nil {
 		return p, &InvalidError{Field: "attributes", Detail: err.Error()}
 	}
@@ -73,6 +85,21 @@ func validSKU(sku string) bool {
 	}
 	// As a segment of an address these two would name another place.
 	return sku != "." && sku != ".."
+}
+
+func validSlug(slug string) bool {
+	if len(slug) < 1 || len(slug) > maxSlugBytes {
+		return false
+	}
+	last := byte('-') // so that it does not begin with one
+	for i := 0; i < len(slug); i++ {
+		c := slug[i]
+		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c == '-' && last != '-') {
+			return false
+		}
+		last = c
+	}
+	return last != '-'
 }
 
 // checkTexts judges texts by language and returns them by canonical tag.

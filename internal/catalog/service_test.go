@@ -44,13 +44,21 @@ func (m *memory) Product(_ context.Context, tenantID, sku string) (Product, erro
 	return Product{TenantID: tenantID, SKU: sku}, nil
 }
 
-func (m *memory) Products(context.Context, Query) (Page, error) { return Page{Next: "more"}, nil }
+func (m *memory) Products(context.Context, Query) (ProductPage, error) {
+	return ProductPage{Next: "more"}, nil
+}
 
 func (m *memory) Prices(_ context.Context, _, _ string, limit int) ([]Price, error) {
 	return make([]Price, limit), nil
 }
 
-func newService(m *memory) *Service { return New(m, func() time.Time { return noon }) }
+func newService(m *memory) *Service {
+	s, err := New(Options{Store: m, Now: func() time.Time { return noon }})
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
 
 func tee() Product {
 	return Product{TenantID: "demo", SKU: "tee-black.M_1", Names: map[string]string{"en": "Tee"}, Price: Money{Amount: 1999, Currency: "EUR"}, Active: true}
@@ -105,6 +113,15 @@ func TestProductsThatAreRefused(t *testing.T) {
 		{"a long category", "category", "101 characters", func(p *Product) { p.Category = strings.Repeat("x", 101) }},
 		{"a category with NUL", "category", "NUL", func(p *Product) { p.Category = "a\x00b" }},
 		{"a category that is not UTF-8", "category", "UTF-8", func(p *Product) { p.Category = "\xff" }},
+		{"a slug in upper case", "slug", `"Black"`, func(p *Product) { p.Slug = "Black" }},
+		{"a slug with a letter beyond ASCII", "slug", "a-z", func(p *Product) { p.Slug = "größe" }},
+		{"a slug with a slash", "slug", "a-z", func(p *Product) { p.Slug = "a/b" }},
+		{"a slug that begins with a dash", "slug", "both ends", func(p *Product) { p.Slug = "-a" }},
+		{"a slug that ends with a dash", "slug", "both ends", func(p *Product) { p.Slug = "a-" }},
+		{"a slug with two dashes", "slug", "no two -", func(p *Product) { p.Slug = "a--b" }},
+		{"a long slug", "slug", "1 to 100", func(p *Product) { p.Slug = strings.Repeat("x", 101) }},
+		{"a position that is too high", "position", "1000000001 is out of range", func(p *Product) { p.Position = 1_000_000_001 }},
+		{"a position that is too low", "position", "from -1000000000", func(p *Product) { p.Position = -1_000_000_001 }},
 		{"attributes that are no object", "attributes", "not a JSON object", func(p *Product) { p.Attributes = json.RawMessage(`[1]`) }},
 		{"attributes that are no JSON", "attributes", "not a JSON object", func(p *Product) { p.Attributes = json.RawMessage(`{"a":}`) }},
 		{"attributes and more", "attributes", "not a JSON object", func(p *Product) { p.Attributes = json.RawMessage(`{}{}`) }},
@@ -138,6 +155,11 @@ func TestProductsAtTheirBoundsAreTaken(t *testing.T) {
 		"a long description": func(p *Product) { p.Descriptions = map[string]string{"en": strings.Repeat("語", 10_000)} },
 		"a high price":       func(p *Product) { p.Price.Amount = 1_000_000_000_000 },
 		"a long category":    func(p *Product) { p.Category = strings.Repeat("ü", 100) },
+		"a long slug":        func(p *Product) { p.Slug = strings.Repeat("x", 100) },
+		"a short slug":       func(p *Product) { p.Slug = "0" },
+		"a slug with dashes": func(p *Product) { p.Slug = "a-0-b" },
+		"a high position":    func(p *Product) { p.Position = 1_000_000_000 },
+		"a low position":     func(p *Product) { p.Position = -1_000_000_000 },
 		"deep attributes":    func(p *Product) { p.Attributes = nested(16) },
 		"long attributes":    func(p *Product) { p.Attributes = json.RawMessage(`{"a":"` + strings.Repeat("x", 16<<10-8) + `"}`) },
 		"three dots":         func(p *Product) { p.SKU = "..." },
@@ -185,7 +207,7 @@ func TestEachPutHasItsOwnOutcome(t *testing.T) {
 	a, stale, bad := tee(), tee(), tee()
 	stale.SKU, bad.SKU = "stale", "/"
 	later := noon.Add(time.Hour)
-	results, errs, err := newService(m).Put(t.Context(), []Put{{Product: bad}, {Product: stale, IfVersion: 3}, {Product: a, IfVersion: -1, Now: later}, {Product: a, IfVersion: -2}})
+	results, errs, err := newService(m).Put(t.Context(), []Put{{Product: bad}, {Product: stale, IfVersion: 3}, {Product: a, IfVersion: NoVersion, Now: later}, {Product: a, IfVersion: -3}})
 	if err != nil || len(results) != 4 || errs[0] == nil || !errors.Is(errs[1], ErrVersion) || errs[2] != nil || results[2].Product.SKU != a.SKU {
 		t.Errorf("%+v, %v, %v", results, errs, err)
 	}
@@ -193,7 +215,7 @@ func TestEachPutHasItsOwnOutcome(t *testing.T) {
 	if !errors.As(errs[3], &invalid) || invalid.Field != "version" {
 		t.Errorf("a version that is none: %v", errs[3])
 	}
-	if diff := cmp.Diff([]Put{{Product: stale, IfVersion: 3, Now: noon}, {Product: a, IfVersion: -1, Now: later}}, m.puts); diff != "" {
+	if diff := cmp.Diff([]Put{{Product: stale, IfVersion: 3, Now: noon}, {Product: a, IfVersion: NoVersion, Now: later}}, m.puts); diff != "" {
 		t.Errorf("puts (-want +got):\n%s", diff)
 	}
 	m.err = errors.New("the disk is full")
@@ -205,6 +227,28 @@ func TestEachPutHasItsOwnOutcome(t *testing.T) {
 	}
 	if _, _, err := newService(m).Put(t.Context(), make([]Put, MaxPuts+1)); !errors.As(err, &invalid) || invalid.Field != "products" {
 		t.Errorf("too many: error %v", err)
+	}
+}
+
+func TestADeletionNeedsOnlyTheKey(t *testing.T) {
+	m := &memory{}
+	gone := Product{TenantID: "demo", SKU: "a", Deleted: true}
+	of := func(change func(*Product)) Put {
+		p := gone
+		change(&p)
+		return Put{Product: p, IfVersion: AnyVersion}
+	}
+	_, errs, err := newService(m).Put(t.Context(), []Put{
+		of(func(p *Product) { p.Names, p.Slug, p.Active = map[string]string{"": ""}, "--", true }),
+		of(func(p *Product) { p.TenantID = "" }),
+		of(func(p *Product) { p.SKU = "/" }),
+	})
+	var invalid *InvalidError
+	if err != nil || errs[0] != nil || !errors.As(errs[1], &invalid) || invalid.Field != "tenantId" || !errors.As(errs[2], &invalid) || invalid.Field != "sku" {
+		t.Errorf("errors %v, %v", errs, err)
+	}
+	if diff := cmp.Diff([]Put{{Product: gone, IfVersion: AnyVersion, Now: noon}}, m.puts); diff != "" {
+		t.Errorf("puts (-want +got):\n%s", diff)
 	}
 }
 

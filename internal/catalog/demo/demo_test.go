@@ -25,7 +25,11 @@ func TestTheCatalogTakesEveryDemoProduct(t *testing.T) {
 		p.TenantID = "demo"
 		puts = append(puts, catalog.Put{Product: p, IfVersion: -1})
 	}
-	_, errs, err := catalog.New(taker{}, nil).Put(t.Context(), puts)
+	service, err := catalog.New(catalog.Options{Store: taker{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, errs, err := service.Put(t.Context(), puts)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		t.Error(err)
 	}

@@ -1,0 +1,175 @@
+package catalog
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"millrace/internal/memindex"
+)
+
+// itemKey is the primary key of an Item.
+type itemKey struct{ tenantID, sku string }
+
+// slugKey is the unique key of one that has a slug.
+type slugKey struct{ tenantID, slug string }
+
+// shelf is a list of a tenant's products: of one category, or of all. Products that
+// can be ordered are on another than those that cannot, so that however many are
+// hidden, none must be passed over to find those that are shown.
+type shelf struct {
+	tenantID, category string
+	active             bool
+}
+
+// tables hold one load of the catalogue.
+type tables struct {
+	items      *memindex.Table[itemKey, Item]
+	slugs      *memindex.Unique[slugKey, Item]
+	all        *memindex.Groups[shelf, Item] // by SKU
+	categories *memindex.Groups[shelf, Item] // by position
+}
+
+func newTables() *tables {
+	t := &tables{items: memindex.New(func(it *Item) itemKey { return itemKey{it.TenantID, it.SKU} }, memindex.Options[Item]{
+		Name: "catalog", Supersedes: supersedes, Live: func(it *Item) bool { return !it.Deleted }, Bytes: itemBytes,
+	})}
+	t.slugs = memindex.AddUnique(t.items, func(it *Item) (slugKey, bool) { return slugKey{it.TenantID, it.Slug}, it.Slug != "" })
+	t.all = memindex.AddGroups(t.items, func(it *Item, add func(shelf)) { add(shelf{it.TenantID, "", it.Active}) }, bySKU)
+	t.categories = memindex.AddGroups(t.items, func(it *Item, add func(shelf)) {
+		if it.Category != "" {
+			add(shelf{it.TenantID, it.Category, it.Active})
+		}
+	}, byPosition)
+	return t
+}
+
+// Index is the whole catalogue of all tenants in memory. Reads never wait, for
+// writers neither. All methods are safe for concurrent use.
+//
+// What it is told may come in any order and more than once: of two states of a
+// product the one with the higher Change stays, and deleted products stay as
+// tombstones, so that an older state cannot bring them back.
+type Index struct {
+	render Render
+	live   atomic.Pointer[tables] // what is read
+
+	mu   sync.RWMutex // guards next, and live against being replaced during an Apply
+	next *tables      // is being loaded; nil: none
+}
+
+// NewIndex makes an empty Index of products that are shown as render does.
+func NewIndex(render Render) *Index {
+	x := &Index{render: render}
+	x.live.Store(newTables())
+	return x
+}
+
+// Load replaces all there is by the products that feed adds, which it may do from
+// several goroutines at once, and by what Apply is told meanwhile. Until it returns,
+// and if it returns an error, readers see what was there before. It takes one load at
+// a time.
+func (x *Index) Load(feed func(add func([]Product)) error) error {
+	t := newTables()
+	x.mu.Lock()
+	if x.next != nil {
+		x.mu.Unlock()
+		return errors.New("catalog: the index is being loaded already; wait for that load")
+	}
+	x.next = t
+	x.mu.Unlock()
+	loaded := false
+	defer func() { // also when feed panics
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if x.next = nil; loaded {
+			x.live.Store(t)
+		}
+	}()
+	err := t.items.Load(func(add func([]*Item)) error {
+		return feed(func(products []Product) { add(x.itemsOf(products)) })
+	})
+	loaded = err == nil
+	return err
+}
+
+func (x *Index) itemsOf(products []Product) []*Item {
+	items := make([]*Item, len(products))
+	for i := range products {
+		items[i] = newItem(&products[i], x.render)
+	}
+	return items
+}
+
+// Apply makes products visible, tombstones included, except those that it has the
+// same or a newer state of.
+func (x *Index) Apply(products []Product) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	live := x.live.Load()
+	for i := range products {
+		p := &products[i]
+		if x.next == nil && live.has(p) {
+			continue // most of what comes back from the database was written here
+		}
+		it := newItem(p, x.render)
+		live.items.Put(it)
+		if x.next != nil {
+			x.next.items.Put(it)
+		}
+	}
+}
+
+// has says whether nothing would change if a product was applied.
+func (t *tables) has(p *Product) bool {
+	it := t.items.Get(itemKey{p.TenantID, p.SKU})
+	return it != nil && !supersedes(it, &Item{Change: p.Change, Version: p.Version})
+}
+
+// Stats says what the index holds and what that takes.
+func (x *Index) Stats() memindex.Stats { return x.live.Load().items.Stats() }
+
+// get returns a product, nil if there is none.
+func (x *Index) get(tenantID, sku string) *Item {
+	it := x.live.Load().items.Get(itemKey{tenantID, sku})
+	if it == nil || it.Deleted {
+		return nil
+	}
+	return it
+}
+
+// bySlug returns the product that has a slug, nil if none has.
+func (x *Index) bySlug(tenantID, slug string) *Item {
+	return x.live.Load().slugs.Get(slugKey{tenantID, slug})
+}
+
+// list returns one page.
+func (x *Index) list(q Query) (Page, error) {
+	after, err := readCursor(q)
+	if err != nil {
+		return Page{}, err
+	}
+	t := x.live.Load()
+	groups, compare := t.all, bySKU
+	if q.Category != "" {
+		groups, compare = t.categories, byPosition
+	}
+	l := lister{limit: q.Limit}
+	from := func(active bool) func(yield func(*Item) bool) {
+		on := shelf{q.TenantID, q.Category, active}
+		if after == nil {
+			return groups.All(on)
+		}
+		return groups.After(on, after)
+	}
+	if q.Inactive {
+		merge(from(true), from(false), compare, l.take)
+	} else {
+		from(true)(l.take)
+	}
+	page := Page{Items: l.items}
+	if l.more {
+		page.Next = writeCursor(q, l.items[len(l.items)-1])
+	}
+	return page, nil
+}
