@@ -30,6 +30,7 @@ type Options struct {
 	Orders    Orders
 	Catalog   Catalog
 	Stock     Stock
+	Places    Places
 	Audit     AuditLog
 	Endpoints WebhookEndpoints
 	// PaymentNotices takes what Stripe tells by webhook; Sandbox shows what the
@@ -38,9 +39,17 @@ type Options struct {
 	Sandbox        SandboxLedger
 	// OrderRates limits the orders of each tenant; nil means no limit.
 	OrderRates Rates
-	// CatalogPublic lets everyone read products without a credential; the tenant
-	// then is named by X-Millrace-Tenant or the parameter "tenant".
+	// CatalogPublic lets everyone read products and places without a credential; the
+	// tenant of products then is named by X-Millrace-Tenant or the parameter "tenant".
 	CatalogPublic bool
+	// CatalogCache is how long others may keep what was read without a credential.
+	CatalogCache HTTPCache
+	// VariantBytes bounds the memory of compressed and translated products and places;
+	// 32 MiB.
+	VariantBytes int64
+	// CatalogStale and PlacesStale say for how long it has not been known that what
+	// is in memory is what the database has; 0 while it is. Nil means always 0.
+	CatalogStale, PlacesStale func() time.Duration
 
 	// Rates limits each tenant; nil means no limit.
 	Rates Rates
@@ -120,6 +129,16 @@ type Options struct {
 	Now func() time.Time
 }
 
+// HTTPCache is how long browsers and shared caches may keep an answer. Zero values
+// mean that they ask each time.
+type HTTPCache struct {
+	// MaxAge is how long it counts as fresh; whole seconds.
+	MaxAge time.Duration
+	// StaleWhileRevalidate is how much longer it may be handed out while a newer one is
+	// asked for; whole seconds.
+	StaleWhileRevalidate time.Duration
+}
+
 func (o *Options) setDefaults() {
 	setDefault(&o.MaxBodyBytes, 1<<20)
 	setDefault(&o.MaxHeaderBytes, 32<<10)
@@ -142,7 +161,15 @@ func (o *Options) setDefaults() {
 	setDefault(&o.TailHeartbeat, 15*time.Second)
 	setDefault(&o.TailWriteTimeout, 10*time.Second)
 	setDefault(&o.DrainTimeout, 30*time.Second)
+	setDefault(&o.VariantBytes, 32<<20)
 	setDefault(&o.Version, "dev")
+	neverStale := func() time.Duration { return 0 }
+	if o.CatalogStale == nil {
+		o.CatalogStale = neverStale
+	}
+	if o.PlacesStale == nil {
+		o.PlacesStale = neverStale
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -182,6 +209,7 @@ func (o *Options) validate() error {
 		"MaxWaits": int64(o.MaxWaits), "MaxWaitsPerTenant": int64(o.MaxWaitsPerTenant), "MaxWaitsPerBuyer": int64(o.MaxWaitsPerBuyer), "HeaderTimeout": int64(o.HeaderTimeout), "BodyTimeout": int64(o.BodyTimeout),
 		"WriteTimeout": int64(o.WriteTimeout), "IdleTimeout": int64(o.IdleTimeout), "QueryTimeout": int64(o.QueryTimeout),
 		"ProbeTimeout": int64(o.ProbeTimeout), "TailHeartbeat": int64(o.TailHeartbeat), "TailWriteTimeout": int64(o.TailWriteTimeout),
+		"VariantBytes": o.VariantBytes, "CatalogCache.MaxAge": int64(o.CatalogCache.MaxAge) + 1, "CatalogCache.StaleWhileRevalidate": int64(o.CatalogCache.StaleWhileRevalidate) + 1,
 		"DrainDelay": int64(o.DrainDelay) + 1, "DrainTimeout": int64(o.DrainTimeout),
 	} {
 		if n <= 0 {

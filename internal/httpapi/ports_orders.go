@@ -11,6 +11,7 @@ import (
 	"millrace/internal/inventory"
 	"millrace/internal/order"
 	"millrace/internal/payment"
+	"millrace/internal/place"
 )
 
 // Orders is what can be asked of orders. *order.Service is one. Errors of all but
@@ -53,6 +54,18 @@ type Catalog interface {
 	Get(ctx context.Context, tenantID, sku string) (catalog.Product, error)
 	List(ctx context.Context, q catalog.Query) (catalog.Page, error)
 	Prices(ctx context.Context, tenantID, sku string, limit int) ([]catalog.Price, error)
+}
+
+// Places is where things can be shipped to. *place.Service is one. Errors:
+// place.ErrLoading, *place.InvalidError.
+type Places interface {
+	// Put writes places; each has its own result and error, *place.InvalidError. The
+	// last error is of the whole.
+	Put(ctx context.Context, p place.Put) ([]place.PutResult, []error, error)
+	// Get returns a place in the first of languages that it has a name in, else in the
+	// default, else in any; place.ErrNotFound.
+	Get(ctx context.Context, id int64, languages []string) (*place.Localized, error)
+	Search(ctx context.Context, q place.Query) ([]*place.Localized, error)
 }
 
 // Stock is how much there is. *inventory.Service is one. Errors: those of

@@ -20,6 +20,8 @@ type productView struct {
 	Descriptions map[string]string `json:"descriptions,omitempty" doc:"By language (BCP 47)."`
 	Price        money             `json:"price"`
 	Category     string            `json:"category,omitempty" example:"clothing"`
+	Slug         string            `json:"slug,omitempty" doc:"Names it in addresses for people." example:"black-tee"`
+	Position     int64             `json:"position" doc:"Orders the products of a category: lower first." example:"10"`
 	Attributes   json.RawMessage   `json:"attributes,omitempty" doc:"A JSON object of the merchant's own."`
 	Active       bool              `json:"active" doc:"Whether it can be ordered."`
 	Version      int64             `json:"version" doc:"Rises with every change; the ETag is \"v\" and it." example:"2"`
@@ -28,7 +30,7 @@ type productView struct {
 }
 
 func showProduct(p *catalog.Product) productView {
-	return productView{SKU: p.SKU, Names: p.Names, Descriptions: p.Descriptions, Price: money(p.Price), Category: p.Category, Attributes: p.Attributes,
+	return productView{SKU: p.SKU, Names: p.Names, Descriptions: p.Descriptions, Price: money(p.Price), Category: p.Category, Slug: p.Slug, Position: p.Position, Attributes: p.Attributes,
 		Active: p.Active, Version: p.Version, CreatedAt: p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC()}
 }
 
@@ -38,6 +40,8 @@ type productRequest struct {
 	Descriptions map[string]string `json:"descriptions,omitempty" doc:"By language (BCP 47)."`
 	Price        money             `json:"price"`
 	Category     string            `json:"category,omitempty" example:"clothing"`
+	Slug         string            `json:"slug,omitempty" maxLength:"100" doc:"Names it in addresses for people: a-z 0-9 and -. No two products have the same." example:"black-tee"`
+	Position     int64             `json:"position,omitempty" doc:"Orders the products of a category: lower first, then by SKU." example:"10"`
 	Attributes   json.RawMessage   `json:"attributes,omitempty" doc:"A JSON object of your own."`
 	Active       *bool             `json:"active,omitempty" doc:"Whether it can be ordered; absent: yes."`
 }
@@ -45,7 +49,7 @@ type productRequest struct {
 // product returns the product that is asked for.
 func (r *productRequest) product(tenantID, sku string) catalog.Product {
 	p := catalog.Product{TenantID: tenantID, SKU: sku, Names: r.Names, Descriptions: r.Descriptions, Price: catalog.Money(r.Price),
-		Category: r.Category, Attributes: r.Attributes, Active: r.Active == nil || *r.Active}
+		Category: r.Category, Slug: r.Slug, Position: r.Position, Attributes: r.Attributes, Active: r.Active == nil || *r.Active}
 	if string(p.Attributes) == "null" {
 		p.Attributes = nil
 	}

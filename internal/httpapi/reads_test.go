@@ -82,7 +82,7 @@ func TestAReaderThatStallsIsCutAndGivesItsPlaceBack(t *testing.T) {
 	waitUntil(t, func() bool { return s.server.reads.used() == 0 })
 }
 
-func (p *places) used() int {
+func (p *slots) used() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.total

@@ -30,10 +30,10 @@ type Server struct {
 	decoders  decoders
 	exchanges sync.Pool
 	answers   sync.Pool // *[]byte for answers
-	tails     *places
-	reads     *places
-	waits     *places
-	buyers    *places // of waits, by buyer
+	tails     *slots
+	reads     *slots
+	waits     *slots
+	buyers    *slots // of waits, by buyer
 	readiness readiness
 	refusals  lineBudget
 	started   time.Time

@@ -361,7 +361,7 @@ func TestAnImportAppliesWhatCanBeAndSaysWhatCannot(t *testing.T) {
 	got := post("/control/import/products", line(2, "a")+"\n"+`{"line":3,"sku":"b","price":{"amount":0,"currency":"EUR"}}`+"\n"+`{"line":4,"sku":7}`+"\n"+
 		`{"line":5,"x":1}`+"\n"+`{"sku":"c"}`+"\n"+`{"line":6`+"\n"+`{"line":8,"sku":"d"} 1`+"\n"+line(9, "e"))
 	const want = `{"results":[{"line":2,"applied":true},{"line":3,"applied":false,"error":"price.amount: must be above zero"},` +
-		`{"line":4,"applied":false,"error":"sku cannot be number"},{"line":5,"applied":false,"error":"x: is not known here; the members are active, attributes, category, descriptions, line, names, price, sku"},` +
+		`{"line":4,"applied":false,"error":"sku cannot be number"},{"line":5,"applied":false,"error":"x: is not known here; the members are active, attributes, category, descriptions, line, names, position, price, sku, slug"},` +
 		`{"line":0,"applied":false,"error":"\"line\" is missing; give the number of the line in the whole import, from 1"},` +
 		`{"line":0,"applied":false,"error":"at byte 9: unexpected end of JSON input"},{"line":8,"applied":false,"error":"at byte 22: invalid character '1' after top-level value"},` +
 		`{"line":9,"applied":true}]}` + "\n"

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// places bounds how many of something are under way at once, by tenant (or whoever
+// slots bounds how many of something are under way at once, by tenant (or whoever
 // else has a share) and in all. It is safe for concurrent use.
-type places struct {
+type slots struct {
 	max, perTenant int
 	// What is refused: whose tenant has all it may, and when all are taken.
 	tenantFull, full func() *problem
@@ -18,13 +18,13 @@ type places struct {
 	taken map[string]int // by tenant
 }
 
-func newPlaces(most, perTenant int, tenantFull, full func() *problem) *places {
-	return &places{max: most, perTenant: perTenant, tenantFull: tenantFull, full: full, taken: map[string]int{}}
+func newSlots(most, perTenant int, tenantFull, full func() *problem) *slots {
+	return &slots{max: most, perTenant: perTenant, tenantFull: tenantFull, full: full, taken: map[string]int{}}
 }
 
-// enter takes a place for the tenant, or says why there is none. Who got one must
+// enter takes a slot for the tenant, or says why there is none. Who got one must
 // leave.
-func (p *places) enter(tenant string) *problem {
+func (p *slots) enter(tenant string) *problem {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -38,7 +38,7 @@ func (p *places) enter(tenant string) *problem {
 	return nil
 }
 
-func (p *places) leave(tenant string) {
+func (p *slots) leave(tenant string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.total--
@@ -48,8 +48,8 @@ func (p *places) leave(tenant string) {
 }
 
 // newTails returns the places of live tails.
-func newTails(most, perTenant int) *places {
-	return newPlaces(most, perTenant, func() *problem {
+func newTails(most, perTenant int) *slots {
+	return newSlots(most, perTenant, func() *problem {
 		if perTenant < 0 {
 			return newProblem(slugNotImplemented, "live tails are turned off on this server; poll GET /events")
 		}
@@ -63,8 +63,8 @@ func newTails(most, perTenant int) *places {
 
 // newReads returns the places of reads that can be long: of many events, of
 // statistics and of many dead letters.
-func newReads(most, perTenant int) *places {
-	return newPlaces(most, perTenant, func() *problem {
+func newReads(most, perTenant int) *slots {
+	return newSlots(most, perTenant, func() *problem {
 		return newProblem(slugTooManyReads, fmt.Sprintf("the tenant has %d reads under way, which is the most at once; "+
 			"wait for one to end, and read fewer pages at once", perTenant)).after(time.Second)
 	}, func() *problem {
@@ -74,16 +74,16 @@ func newReads(most, perTenant int) *places {
 }
 
 // newWaits returns the places of requests that wait for an order to change.
-func newWaits(most, perTenant int) *places {
-	return newPlaces(most, perTenant, func() *problem {
+func newWaits(most, perTenant int) *slots {
+	return newSlots(most, perTenant, func() *problem {
 		return newProblem(slugTooManyWaits, fmt.Sprintf("%d requests of the tenant wait for an order to change, which is the most; "+
 			"ask without wait, every few seconds", perTenant)).after(retryUnavailable)
 	}, waitsFull(most))
 }
 
 // newWaitsOfBuyers returns the places of one buyer's among them.
-func newWaitsOfBuyers(most, perBuyer int) *places {
-	return newPlaces(most, perBuyer, func() *problem {
+func newWaitsOfBuyers(most, perBuyer int) *slots {
+	return newSlots(most, perBuyer, func() *problem {
 		return newProblem(slugTooManyWaits, fmt.Sprintf("%d requests of yours wait for an order to change, which is the most; "+
 			"ask without wait, every few seconds", perBuyer)).after(retryUnavailable)
 	}, waitsFull(most))
