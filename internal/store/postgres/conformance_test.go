@@ -7,8 +7,8 @@ import (
 
 	"millrace/internal/audit"
 	"millrace/internal/auth"
-	"millrace/internal/catalog"
 	"millrace/internal/deadletter"
+	places "millrace/internal/place"
 	storesql "millrace/internal/store/sql"
 	"millrace/internal/store/storetest"
 )
@@ -29,7 +29,7 @@ func TestAuditConforms(t *testing.T) {
 }
 
 func TestCatalogConforms(t *testing.T) {
-	storetest.Catalog(t, func(t testing.TB) (catalog.Store, audit.Store) {
+	storetest.Catalog(t, func(t testing.TB) (storetest.CatalogStore, audit.Store) {
 		db := openTest(t)
 		return db.Catalog(), db.Audit()
 	})
@@ -39,6 +39,13 @@ func TestWebhooksConform(t *testing.T) {
 	storetest.Webhooks(t, func(t testing.TB) storetest.WebhooksStores {
 		db := openTest(t)
 		return storetest.WebhooksStores{Webhooks: db.Webhooks(), DeadLetters: db.DeadLetters(), Audit: db.Audit()}
+	})
+}
+
+func TestPlacesConform(t *testing.T) {
+	storetest.Places(t, func(t testing.TB) (places.Store, audit.Store) {
+		db := openTest(t)
+		return db.Places(), db.Audit()
 	})
 }
 

@@ -19,7 +19,9 @@ func ordersHarness(t testing.TB) *storetest.OrdersHarness {
 	o := Options{DSN: freshDatabase(t)}
 	db := openAt(t, o)
 	h := &storetest.OrdersHarness{}
-	use := func() { h.Store, h.Outbox, h.DeadLetters = db.Orders(), db.Outbox(), db.DeadLetters() }
+	use := func() {
+		h.Store, h.Outbox, h.DeadLetters, h.Catalog = db.Orders(), db.Outbox(), db.DeadLetters(), db.Catalog()
+	}
 	use()
 	h.PutProduct = func(t testing.TB, key order.ShelfKey, p storetest.Product) { putProduct(t, db, key, p) }
 	h.PutStock = func(t testing.TB, key order.ShelfKey, onHand int64) { putStock(t, db, key, onHand) }

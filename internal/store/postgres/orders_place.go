@@ -16,7 +16,7 @@ var (
 			$10::text[], $11::text[], $12::text[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::text[])`}
 	sqlFindShelves = &statement{"find prices and stock", `SELECT k.n, p.active, p.amount, p.currency, coalesce(s.on_hand - s.reserved, 0)
 		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (tenant_id, sku, n)
-		JOIN products AS p ON p.tenant_id = k.tenant_id AND p.sku = k.sku
+		JOIN products AS p ON p.tenant_id = k.tenant_id AND p.sku = k.sku AND p.deleted = 0
 		LEFT JOIN stock AS s ON s.tenant_id = k.tenant_id AND s.sku = k.sku`}
 )
 

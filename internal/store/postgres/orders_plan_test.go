@@ -47,7 +47,7 @@ func TestStatementsFollowTheirArraysThroughThePrimaryKeyEvenWhenPlannedOnEmptyTa
 	}{
 		{sqlFindKeys, []string{"Nested Loop", "Function Scan on k", "Index Scan using idempotency_keys_pkey on idempotency_keys i", byKey}},
 		{sqlDeleteKeys, []string{"Nested Loop", "Function Scan on k", "Index Scan using idempotency_keys_pkey on idempotency_keys i", byKey, "Filter: (k.created_ns = created_ns)"}},
-		{sqlFindShelves, []string{"Nested Loop Left Join", "Nested Loop", "Function Scan on k", "Index Scan using products_pkey on products p", bySKU,
+		{sqlFindShelves, []string{"Nested Loop Left Join", "Nested Loop", "Function Scan on k", "Index Scan using products_pkey on products p", bySKU, "Filter: (deleted = 0)",
 			"Index Scan using stock_pkey on stock s", "Index Cond: ((tenant_id = k.tenant_id) AND (sku = k.sku))"}},
 		{sqlLockStock, []string{`Sort Key: s.tenant_id COLLATE "C", s.sku COLLATE "C"`, "Nested Loop", "Function Scan on k", "Index Scan using stock_pkey on stock s", bySKU}},
 		{sqlChangeStock, []string{"Nested Loop", "Function Scan on k", "Index Scan using stock_pkey on stock s", bySKU}},

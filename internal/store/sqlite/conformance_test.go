@@ -13,9 +13,9 @@ import (
 
 	"millrace/internal/audit"
 	"millrace/internal/auth"
-	"millrace/internal/catalog"
 	"millrace/internal/deadletter"
 	"millrace/internal/event"
+	"millrace/internal/place"
 	"millrace/internal/store/storetest"
 )
 
@@ -72,9 +72,16 @@ func TestAuditConforms(t *testing.T) {
 }
 
 func TestCatalogConforms(t *testing.T) {
-	storetest.Catalog(t, func(t testing.TB) (catalog.Store, audit.Store) {
+	storetest.Catalog(t, func(t testing.TB) (storetest.CatalogStore, audit.Store) {
 		db := open(t, t.TempDir())
 		return db.Catalog(), db.Audit()
+	})
+}
+
+func TestPlacesConform(t *testing.T) {
+	storetest.Places(t, func(t testing.TB) (place.Store, audit.Store) {
+		db := open(t, t.TempDir())
+		return db.Places(), db.Audit()
 	})
 }
 

@@ -19,7 +19,9 @@ func ordersHarness(t testing.TB) *storetest.OrdersHarness {
 	dir := t.TempDir()
 	db := open(t, dir)
 	h := &storetest.OrdersHarness{}
-	use := func() { h.Store, h.Outbox, h.DeadLetters = db.Orders(), db.Outbox(), db.DeadLetters() }
+	use := func() {
+		h.Store, h.Outbox, h.DeadLetters, h.Catalog = db.Orders(), db.Outbox(), db.DeadLetters(), db.Catalog()
+	}
 	use()
 	h.PutProduct = func(t testing.TB, key order.ShelfKey, p storetest.Product) { putProduct(t, db, key, p) }
 	h.PutStock = func(t testing.TB, key order.ShelfKey, onHand int64) { putStock(t, db, key, onHand) }

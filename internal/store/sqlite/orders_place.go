@@ -15,7 +15,7 @@ var (
 	findShelves = shape{params: 2, numbered: true,
 		head: "WITH k (n, tenant_id, sku) AS (VALUES ",
 		tail: `) SELECT k.n, p.active, p.amount, p.currency, coalesce(s.on_hand - s.reserved, 0)
-			FROM k CROSS JOIN products AS p ON p.tenant_id = k.tenant_id AND p.sku = k.sku
+			FROM k CROSS JOIN products AS p ON p.tenant_id = k.tenant_id AND p.sku = k.sku AND p.deleted = 0
 			LEFT JOIN stock AS s ON s.tenant_id = k.tenant_id AND s.sku = k.sku`}
 )
 

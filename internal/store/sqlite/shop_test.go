@@ -108,10 +108,10 @@ func BenchmarkImportStock(b *testing.B) {
 func BenchmarkImportProducts(b *testing.B) {
 	for name, first := range importKinds() {
 		b.Run(name, func(b *testing.B) {
-			service := catalog.New(open(b, b.TempDir()).Catalog(), nil)
+			store := open(b, b.TempDir()).Catalog()
 			lines := 0
 			for run := 1; b.Loop(); run++ {
-				results, errs, err := service.Put(b.Context(), puts(run, first(run), importBatch))
+				results, errs, err := store.Put(b.Context(), puts(run, first(run), importBatch))
 				if err = errors.Join(append(errs, err)...); err != nil || !results[0].Changed {
 					b.Fatal(err, results[0])
 				}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,13 +17,31 @@ import (
 	"millrace/internal/catalog"
 )
 
-// Catalog runs the conformance suite of catalog.Store. The factory gives a fresh
-// store, with the audit log it writes, and registers its own clean-up.
-func Catalog(t *testing.T, fresh func(t testing.TB) (catalog.Store, audit.Store)) {
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, catalog.Store, audit.Store)
-	}{
+// CatalogStore is what keeps products.
+type CatalogStore interface {
+	catalog.Store
+	catalog.Feed
+}
+
+// catalogTest is a sentence of the contract.
+type catalogTest struct {
+	name string
+	test func(*testing.T, CatalogStore, audit.Store)
+}
+
+// Catalog runs the conformance suite of catalog.Store and catalog.Feed. The factory
+// gives a fresh store, with the audit log it writes, and registers its own clean-up.
+func Catalog(t *testing.T, fresh func(t testing.TB) (CatalogStore, audit.Store)) {
+	for _, c := range slices.Concat(productTests(), productListTests(), deleteTests(), slugTests(), catalogFeedTests()) {
+		t.Run(c.name, func(t *testing.T) {
+			s, log := fresh(t)
+			c.test(t, s, log)
+		})
+	}
+}
+
+func productTests() []catalogTest {
+	return []catalogTest{
 		{"every field comes back as it went in", productFields},
 		{"a put that changes anything raises the version", productChanges},
 		{"a put that changes nothing leaves version, prices and audit log", productSame},
@@ -35,17 +54,7 @@ func Catalog(t *testing.T, fresh func(t testing.TB) (catalog.Store, audit.Store)
 		{"a batch of thousands is put as a whole", productMany},
 		{"a put that cannot be finished leaves nothing", productCancelled},
 		{"the audit log has what was before and what is after", productAudit},
-		{"products are listed in the order of SKU, with filters", productList},
-		{"pages have every product once while others are put", productPages},
-		{"a large page ends early and goes on", productLargePages},
-		{"a cursor that the server did not give is refused", productCursors},
-		{"a page of nothing is not asked for", productLimits},
 		{"no tenant sees or changes another's products", productTenants},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			s, log := fresh(t)
-			c.test(t, s, log)
-		})
 	}
 }
 
@@ -66,7 +75,7 @@ func putOf(p catalog.Product, ifVersion int64) catalog.Put {
 }
 
 // putProducts puts products and fails the test if not all of them can be.
-func putProducts(t testing.TB, s catalog.Store, puts ...catalog.Put) []catalog.PutResult {
+func putProducts(t testing.TB, s CatalogStore, puts ...catalog.Put) []catalog.PutResult {
 	t.Helper()
 	results, errs, err := s.Put(t.Context(), puts)
 	if err := errors.Join(append(errs, err)...); err != nil || len(results) != len(puts) || len(errs) != len(puts) {
@@ -76,7 +85,7 @@ func putProducts(t testing.TB, s catalog.Store, puts ...catalog.Put) []catalog.P
 }
 
 // wantProduct fails the test unless the product stands as it is wanted.
-func wantProduct(t testing.TB, s catalog.Store, want catalog.Product) {
+func wantProduct(t testing.TB, s CatalogStore, want catalog.Product) {
 	t.Helper()
 	got, err := s.Product(t.Context(), want.TenantID, want.SKU)
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
@@ -90,17 +99,18 @@ func fullProduct() catalog.Product {
 	p.Descriptions = map[string]string{"en": "Line one\nline two\t\u2028", "de": ""}
 	p.Price.Amount = 1_000_000_000_000
 	p.Attributes = json.RawMessage(`{"b":1.50,"a":[true,null,{"c":"ü"}]}`)
+	p.Slug, p.Position = "full-tee", -1_000_000_000
 	return p
 }
 
-func productFields(t *testing.T, s catalog.Store, _ audit.Store) {
+func productFields(t *testing.T, s CatalogStore, _ audit.Store) {
 	full := fullProduct()
 	bare := catalog.Product{TenantID: "demo", SKU: "bare", Names: map[string]string{"en": "x"}, Price: catalog.Money{Amount: 1, Currency: "JPY"}}
 	puts := []catalog.Put{putOf(full, 0), putOf(bare, -1)}
 	puts[0].Now = monday.Add(123456789)
 	results := putProducts(t, s, puts...)
-	full.Version, full.CreatedAt, full.UpdatedAt = 1, puts[0].Now, puts[0].Now
-	bare.Version, bare.CreatedAt, bare.UpdatedAt = 1, monday, monday
+	full.Version, full.Change, full.CreatedAt, full.UpdatedAt = 1, 1, puts[0].Now, puts[0].Now
+	bare.Version, bare.Change, bare.CreatedAt, bare.UpdatedAt = 1, 1, monday, monday
 	want := []catalog.PutResult{{Product: full, Created: true, Changed: true}, {Product: bare, Created: true, Changed: true}}
 	if diff := cmp.Diff(want, results); diff != "" {
 		t.Errorf("results differ (-want +got):\n%s", diff)
@@ -115,7 +125,7 @@ func productFields(t *testing.T, s catalog.Store, _ audit.Store) {
 	}
 }
 
-func productChanges(t *testing.T, s catalog.Store, _ audit.Store) {
+func productChanges(t *testing.T, s CatalogStore, _ audit.Store) {
 	p := fullProduct()
 	p.Version, p.CreatedAt = 1, monday
 	putProducts(t, s, putOf(p, -1))
@@ -126,6 +136,9 @@ func productChanges(t *testing.T, s catalog.Store, _ audit.Store) {
 		"the amount":             func() { p.Price.Amount = 7 },
 		"the currency":           func() { p.Price.Currency = "USD" },
 		"the category":           func() { p.Category = "" },
+		"the position":           func() { p.Position = 7 },
+		"the slug":               func() { p.Slug = "other" },
+		"no slug":                func() { p.Slug = "" },
 		"the attributes":         func() { p.Attributes = json.RawMessage(`{"a":1}`) },
 		"no attributes":          func() { p.Attributes = nil },
 		"that it can be ordered": func() { p.Active = !p.Active },
@@ -134,7 +147,7 @@ func productChanges(t *testing.T, s catalog.Store, _ audit.Store) {
 		put := putOf(p, p.Version)
 		put.Now = monday.Add(time.Duration(p.Version) * time.Minute)
 		result := putProducts(t, s, put)[0]
-		p.Version, p.UpdatedAt = p.Version+1, put.Now
+		p.Version, p.Change, p.UpdatedAt = p.Version+1, p.Version+1, put.Now
 		if diff := cmp.Diff(catalog.PutResult{Product: p, Changed: true}, result); diff != "" {
 			t.Errorf("%s: result differs (-want +got):\n%s", name, diff)
 		}
@@ -142,7 +155,7 @@ func productChanges(t *testing.T, s catalog.Store, _ audit.Store) {
 	}
 }
 
-func productSame(t *testing.T, s catalog.Store, log audit.Store) {
+func productSame(t *testing.T, s CatalogStore, log audit.Store) {
 	p := fullProduct()
 	first := putProducts(t, s, putOf(p, 0))[0]
 	again := putOf(fullProduct(), 0)
@@ -163,7 +176,7 @@ func productSame(t *testing.T, s catalog.Store, log audit.Store) {
 	}
 }
 
-func productPrices(t *testing.T, s catalog.Store, _ audit.Store) {
+func productPrices(t *testing.T, s CatalogStore, _ audit.Store) {
 	p := product("demo", 1)
 	var want []catalog.Price
 	for i, price := range []catalog.Money{{Amount: 100, Currency: "EUR"}, {Amount: 90, Currency: "EUR"}, {Amount: 90, Currency: "EUR"}, {Amount: 90, Currency: "USD"}, {Amount: 100, Currency: "EUR"}} {
@@ -190,7 +203,7 @@ func productPrices(t *testing.T, s catalog.Store, _ audit.Store) {
 	}
 }
 
-func productVersions(t *testing.T, s catalog.Store, log audit.Store) {
+func productVersions(t *testing.T, s CatalogStore, log audit.Store) {
 	p := product("demo", 1)
 	results, errs, err := s.Put(t.Context(), []catalog.Put{putOf(p, 1)})
 	if !errors.Is(errs[0], catalog.ErrVersion) || err != nil || results[0].Changed {
@@ -213,7 +226,7 @@ func productVersions(t *testing.T, s catalog.Store, log audit.Store) {
 	}
 }
 
-func productRace(t *testing.T, s catalog.Store, _ audit.Store) {
+func productRace(t *testing.T, s CatalogStore, _ audit.Store) {
 	putProducts(t, s, putOf(product("demo", 1), 0))
 	var wg sync.WaitGroup
 	var won atomic.Int32
@@ -239,7 +252,7 @@ func productRace(t *testing.T, s catalog.Store, _ audit.Store) {
 	}
 }
 
-func productOneFails(t *testing.T, s catalog.Store, _ audit.Store) {
+func productOneFails(t *testing.T, s CatalogStore, _ audit.Store) {
 	a, b, c := product("demo", 1), product("demo", 2), product("demo", 3)
 	_, errs, err := s.Put(t.Context(), []catalog.Put{putOf(a, 0), putOf(b, 9), putOf(c, 0)})
 	if errs[0] != nil || !errors.Is(errs[1], catalog.ErrVersion) || errs[2] != nil || err != nil {
@@ -251,7 +264,7 @@ func productOneFails(t *testing.T, s catalog.Store, _ audit.Store) {
 	}
 }
 
-func productTwice(t *testing.T, s catalog.Store, log audit.Store) {
+func productTwice(t *testing.T, s CatalogStore, log audit.Store) {
 	a, b := product("demo", 1), product("demo", 2)
 	dearer := a
 	dearer.Price.Amount *= 2
@@ -276,7 +289,7 @@ func productTwice(t *testing.T, s catalog.Store, log audit.Store) {
 	}
 }
 
-func productMany(t *testing.T, s catalog.Store, log audit.Store) {
+func productMany(t *testing.T, s CatalogStore, log audit.Store) {
 	const n = 1000
 	var puts []catalog.Put
 	for i := range n {
@@ -310,7 +323,7 @@ func productMany(t *testing.T, s catalog.Store, log audit.Store) {
 	}
 }
 
-func productCancelled(t *testing.T, s catalog.Store, log audit.Store) {
+func productCancelled(t *testing.T, s CatalogStore, log audit.Store) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if results, errs, err := s.Put(ctx, []catalog.Put{putOf(product("demo", 1), 0)}); err == nil || results != nil || errs != nil {
@@ -322,7 +335,7 @@ func productCancelled(t *testing.T, s catalog.Store, log audit.Store) {
 	wantEntries(t, log, audit.Query{TenantID: "demo"})
 }
 
-func productAudit(t *testing.T, s catalog.Store, log audit.Store) {
+func productAudit(t *testing.T, s CatalogStore, log audit.Store) {
 	p := fullProduct()
 	before := putProducts(t, s, putOf(p, 0))[0].Product
 	put := putOf(product("demo", 1), 1)
@@ -339,127 +352,7 @@ func productAudit(t *testing.T, s catalog.Store, log audit.Store) {
 	wantEntries(t, log, audit.Query{TenantID: "demo"}, changed, created)
 }
 
-func productList(t *testing.T, s catalog.Store, _ audit.Store) {
-	var puts []catalog.Put
-	for i, sku := range []string{"b", "B", "a.1", "a-1", "a_1", "10", "9", "aa"} {
-		p := product("demo", i)
-		p.SKU, p.Category, p.Active = sku, []string{"", "x", "y"}[i%3], i%4 != 0
-		puts = append(puts, putOf(p, 0))
-	}
-	putProducts(t, s, puts...)
-	for _, tt := range []struct {
-		q    catalog.Query
-		want []string
-	}{
-		{catalog.Query{Inactive: true}, []string{"10", "9", "B", "a-1", "a.1", "a_1", "aa", "b"}},
-		{catalog.Query{}, []string{"10", "9", "B", "a-1", "a.1", "aa"}},
-		{catalog.Query{Category: "x"}, []string{"B", "aa"}},
-		{catalog.Query{Category: "x", Inactive: true}, []string{"B", "a_1", "aa"}},
-		{catalog.Query{Category: "X"}, nil},
-	} {
-		tt.q.TenantID = "demo"
-		for limit := 1; limit <= 9; limit++ {
-			tt.q.Limit, tt.q.Cursor = limit, ""
-			if diff := cmp.Diff(tt.want, allSKUs(t, s, tt.q)); diff != "" {
-				t.Errorf("%+v: SKUs differ (-want +got):\n%s", tt.q, diff)
-			}
-		}
-	}
-}
-
-// allSKUs reads every page of a query.
-func allSKUs(t testing.TB, s catalog.Store, q catalog.Query) (skus []string) {
-	t.Helper()
-	for range 10_000 {
-		page, err := s.Products(t.Context(), q)
-		if err != nil || len(page.Products) > q.Limit {
-			t.Fatalf("Products(%+v): %d products, error %v", q, len(page.Products), err)
-		}
-		for _, p := range page.Products {
-			skus = append(skus, p.SKU)
-		}
-		if q.Cursor = page.Next; page.Next == "" {
-			return skus
-		}
-	}
-	t.Fatalf("the pages of %+v do not end", q)
-	return nil
-}
-
-func productPages(t *testing.T, s catalog.Store, _ audit.Store) {
-	var want []string
-	for i := range 50 {
-		p := product("demo", 2*i)
-		want = append(want, p.SKU)
-		putProducts(t, s, putOf(p, 0))
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for i := range 50 {
-			p := product("demo", 2*i+1)
-			p.Category = "others"
-			if _, errs, err := s.Put(t.Context(), []catalog.Put{putOf(p, 0)}); err != nil || errs[0] != nil {
-				t.Errorf("Put: %v, %v", errs, err)
-			}
-		}
-	})
-	defer wg.Wait()
-	got := allSKUs(t, s, catalog.Query{TenantID: "demo", Category: "shirts", Limit: 7})
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("SKUs differ (-want +got):\n%s", diff)
-	}
-}
-
-func productLargePages(t *testing.T, s catalog.Store, _ audit.Store) {
-	text := make([]rune, 10_000)
-	for i := range text {
-		text[i] = '語'
-	}
-	var want []string
-	for i := range 40 {
-		p := product("demo", i)
-		p.Descriptions = map[string]string{}
-		for l := range 20 {
-			p.Descriptions[fmt.Sprintf("x%d", l)] = string(text)
-		}
-		want = append(want, p.SKU)
-		putProducts(t, s, putOf(p, 0))
-	}
-	page, err := s.Products(t.Context(), catalog.Query{TenantID: "demo", Limit: 100})
-	if n := len(page.Products); n == 0 || n >= 40 || page.Next == "" || err != nil {
-		t.Errorf("a page of %d products of 600 kB, next %q, error %v; want fewer", n, page.Next, err)
-	}
-	if diff := cmp.Diff(want, allSKUs(t, s, catalog.Query{TenantID: "demo", Limit: 100})); diff != "" {
-		t.Errorf("SKUs differ (-want +got):\n%s", diff)
-	}
-}
-
-func productCursors(t *testing.T, s catalog.Store, _ audit.Store) {
-	putProducts(t, s, putOf(product("demo", 1), 0), putOf(product("demo", 2), 0))
-	page, err := s.Products(t.Context(), catalog.Query{TenantID: "demo", Limit: 1})
-	if err != nil || page.Next == "" {
-		t.Fatalf("next %q, error %v", page.Next, err)
-	}
-	for _, cursor := range []string{"x", page.Next + "A", page.Next[1:], "!!", "tee-0001"} {
-		if _, err := s.Products(t.Context(), catalog.Query{TenantID: "demo", Limit: 1, Cursor: cursor}); !errors.Is(err, catalog.ErrBadCursor) {
-			t.Errorf("cursor %q: error %v, want catalog.ErrBadCursor", cursor, err)
-		}
-	}
-}
-
-func productLimits(t *testing.T, s catalog.Store, _ audit.Store) {
-	putProducts(t, s, putOf(product("demo", 1), 0))
-	for _, limit := range []int{0, -1} {
-		if _, err := s.Products(t.Context(), catalog.Query{TenantID: "demo", Limit: limit}); err == nil {
-			t.Errorf("a page of %d products is given", limit)
-		}
-		if _, err := s.Prices(t.Context(), "demo", product("demo", 1).SKU, limit); err == nil {
-			t.Errorf("%d prices are given", limit)
-		}
-	}
-}
-
-func productTenants(t *testing.T, s catalog.Store, log audit.Store) {
+func productTenants(t *testing.T, s CatalogStore, log audit.Store) {
 	mine, theirs := product("demo", 1), product("rival", 1)
 	theirs.Price.Amount = 1
 	results := putProducts(t, s, putOf(mine, -1), putOf(theirs, -1))

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
 
+	"millrace/internal/catalog"
 	"millrace/internal/deadletter"
 	"millrace/internal/order"
 	"millrace/internal/outbox"
@@ -25,6 +26,7 @@ type OrdersHarness struct {
 	Store       order.Store
 	Outbox      outbox.Store
 	DeadLetters deadletter.Store
+	Catalog     catalog.Store
 
 	// PutProduct makes a product what it says.
 	PutProduct func(t testing.TB, key order.ShelfKey, p Product)

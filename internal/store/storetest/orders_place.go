@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"millrace/internal/catalog"
 	"millrace/internal/order"
 	"millrace/internal/outbox"
 )
@@ -20,6 +21,7 @@ func placeTests() []ordersTest {
 		{"an order gets all of its lines or none", placeAllOrNothing},
 		{"orders for the same SKUs in opposite order do not block each other", placeOppositeOrder},
 		{"a refusal says what and why and writes nothing", placeRefusals},
+		{"a deleted product is one that nobody knows", placeDeleted},
 		{"a batch of refusals fails no commit: it writes nothing", placeRefusalsDoNotCommit},
 		{"one order that the database refuses harms no other of two hundred", placeIsolatesCulprit},
 		{"several orders that the database refuses harm no other", placeIsolatesCulprits},
@@ -167,6 +169,31 @@ func placeRefusals(t *testing.T, h *OrdersHarness) {
 	if rows := h.told(t, outbox.LaneBus); len(rows) > 0 {
 		t.Errorf("refusals were told: %v", rows)
 	}
+}
+
+func placeDeleted(t *testing.T, h *OrdersHarness) {
+	var n placementCount
+	put := func(deleted bool) {
+		t.Helper()
+		_, errs, err := h.Catalog.Put(testContext(t), []catalog.Put{{Now: monday, Product: catalog.Product{TenantID: shop, SKU: "mug", Deleted: deleted,
+			Names: map[string]string{"en": "Mug"}, Price: catalog.Money{Amount: 999, Currency: "EUR"}, Active: true}}})
+		if err := errors.Join(append(errs, err)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(false)
+	h.PutStock(t, shelf("mug"), 5)
+	h.placed(t, n.buy("mug:1"))
+	put(true)
+	h.sell(t, 5, "tea")
+	refused, other := n.buy("tea:1", "mug:1"), n.buy("tea:1")
+	h.place(t, refused, other)
+	if got := refusalCode(refused.Err); got != order.RefusedUnknownSKU || other.Err != nil {
+		t.Errorf("an order for a deleted product: %q, and one beside it: %v; want %q and none", got, other.Err, order.RefusedUnknownSKU)
+	}
+	put(false)
+	h.placed(t, n.buy("mug:1"))
+	h.wantStock(t, "mug", 5, 2)
 }
 
 func placeRefusalsDoNotCommit(t *testing.T, h *OrdersHarness) {

@@ -72,7 +72,7 @@ func deliveryClaimRace(t *testing.T, s WebhooksStores) {
 // productCross has batches of the same products put at once, one in the order of
 // SKU and the other against it: on a database that locks rows they must not wait
 // for each other in a circle.
-func productCross(t *testing.T, s catalog.Store, _ audit.Store) {
+func productCross(t *testing.T, s CatalogStore, _ audit.Store) {
 	const products, rounds, writers = 150, 4, 2
 	var all sync.WaitGroup
 	for w := range writers {
