@@ -11,6 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/pressly/goose/v3"
+
+	"millrace/internal/catalog"
 )
 
 // within bounds what a test asks of a server.
@@ -225,4 +228,55 @@ func collect[T any](t testing.TB, q interface {
 		t.Fatalf("%s: %v", query, err)
 	}
 	return list
+}
+
+// TestProductsOfAnOlderSchemaAreTheFirstVersionOfTheirCatalogue migrates a schema that
+// knows neither versions nor tombstones.
+func TestProductsOfAnOlderSchemaAreTheFirstVersionOfTheirCatalogue(t *testing.T) {
+	dsn := emptyDatabase(t)
+	ctx := within(t, time.Minute)
+	_, files, err := migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := Options{DSN: dsn}.withConnectionDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _, err := admin(&o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	provider, err := goose.NewProvider(goose.DialectPostgres, raw, files, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := provider.UpTo(ctx, 3); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, dsn, `INSERT INTO products VALUES ('ann', 'x', 7, 1, 5, 'EUR', 'c', '{"en":"X"}', '{}', '', 1, 2),
+('ann', 'y', 1, 0, 5, 'EUR', 'c', '{"en":"Y"}', '{}', '', 1, 2), ('bob', 'x', 2, 1, 5, 'EUR', 'c', '{"en":"X"}', '{}', '', 1, 2)`)
+	db := openAt(t, Options{DSN: dsn, Migrate: true})
+	versions, err := db.Catalog().Versions(ctx)
+	if diff := cmp.Diff(map[string]int64{"ann": 1, "bob": 1}, versions); diff != "" || err != nil {
+		t.Errorf("versions: error %v, differ (-want +got):\n%s", err, diff)
+	}
+	changed, err := db.Catalog().Changes(ctx, "ann", 0, 1)
+	if err != nil || len(changed) != 2 || changed[0].Change != 1 || changed[1].Change != 1 || changed[0].Deleted {
+		t.Errorf("changes %+v, error %v; want the two products of version 1", changed, err)
+	}
+	x, err := db.Catalog().Product(ctx, "ann", "x") // as the read role
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Slug = "x"
+	results, errs, err := db.Catalog().Put(ctx, []catalog.Put{{Product: x, Now: time.Unix(3, 0)}})
+	if err != nil || errs[0] != nil || results[0].Product.Version != 8 || results[0].Product.Change != 2 {
+		t.Errorf("a put afterwards: %+v, %v, %v; want version 8 and change 2", results, errs, err)
+	}
+	var needs int64
+	if err := db.hot.QueryRow(ctx, `SELECT min_compatible FROM schema_compat WHERE version = 4`).Scan(&needs); err != nil || needs != 4 {
+		t.Errorf("version 4 needs a program of version %d, error %v; want 4: an older one would not raise versions", needs, err)
+	}
 }

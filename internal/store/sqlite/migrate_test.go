@@ -7,7 +7,11 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"millrace/internal/catalog"
 	"millrace/internal/event"
 )
 
@@ -85,6 +89,69 @@ INSERT INTO schema_compat VALUES (2, 1);`)}}
 		if errors.As(err, &incompatible) == served {
 			t.Errorf("a program of version %d before a file of version 3: error %v; want it served: %v", s.newest, err, served)
 		}
+	}
+}
+
+// TestProductsOfAnOlderFileAreTheFirstVersionOfTheirCatalogue migrates a file that
+// knows neither versions nor tombstones.
+func TestProductsOfAnOlderFileAreTheFirstVersionOfTheirCatalogue(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "millrace.db")
+	old := fstest.MapFS{}
+	err := fs.WalkDir(migrations, "migrations/main", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || entry.Name() > "00004" {
+			return err
+		}
+		data, err := fs.ReadFile(migrations, name)
+		old[name] = &fstest.MapFile{Data: data}
+		return err
+	})
+	if err != nil || len(old) != 3 {
+		t.Fatalf("%d old migrations, error %v", len(old), err)
+	}
+	s, err := loadSchema(old, "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := pool(path, writing, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.apply(t.Context(), raw, path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Exec(`INSERT INTO products VALUES ('ann', 'x', 7, 1, 5, 'EUR', 'c', '{"en":"X"}', '{}', '', 1, 2),
+('ann', 'y', 1, 0, 5, 'EUR', 'c', '{"en":"Y"}', '{}', '', 1, 2), ('bob', 'x', 2, 1, 5, 'EUR', 'c', '{"en":"X"}', '{}', '', 1, 2)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db := open(t, dir)
+	versions, err := db.Catalog().Versions(t.Context())
+	if diff := cmp.Diff(map[string]int64{"ann": 1, "bob": 1}, versions); diff != "" || err != nil {
+		t.Errorf("versions: error %v, differ (-want +got):\n%s", err, diff)
+	}
+	x := catalog.Product{TenantID: "ann", SKU: "x", Version: 7, Change: 1, Active: true, Price: catalog.Money{Amount: 5, Currency: "EUR"}, Category: "c",
+		Names: map[string]string{"en": "X"}, CreatedAt: time.Unix(0, 1).UTC(), UpdatedAt: time.Unix(0, 2).UTC()}
+	changed, err := db.Catalog().Changes(t.Context(), "ann", 0, 1)
+	if err != nil || len(changed) != 2 || cmp.Diff(x, changed[0]) != "" && cmp.Diff(x, changed[1]) != "" {
+		t.Errorf("changes %+v, error %v; want the two products of version 1", changed, err)
+	}
+	x.Slug = "x"
+	results, errs, err := db.Catalog().Put(t.Context(), []catalog.Put{{Product: x, Now: time.Unix(3, 0)}})
+	if err != nil || errs[0] != nil || results[0].Product.Version != 8 || results[0].Product.Change != 2 {
+		t.Errorf("a put afterwards: %+v, %v, %v; want version 8 and change 2", results, errs, err)
+	}
+	// A program of before would not raise versions.
+	raw, err = pool(path, writing, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	var incompatible *IncompatibleError
+	if err := s.apply(t.Context(), raw, path); !errors.As(err, &incompatible) {
+		t.Errorf("an older program: error %v, want an *IncompatibleError", err)
 	}
 }
 
