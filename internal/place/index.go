@@ -16,6 +16,7 @@ type record struct {
 	Place
 	// languages are the tags of its names in their order, each with a space behind it.
 	languages string
+	rank      int64 // rankOf
 }
 
 func (r *record) has(language string) bool {
@@ -59,7 +60,7 @@ func NewIndex(render Render) *Index {
 	x.prefixes = memindex.AddPrefixes(x.names,
 		func(l *Localized, add func(string)) { add(l.search) },
 		func(a, b *Localized) int {
-			return cmp.Or(byRank(a.Place, b.Place), strings.Compare(a.Key.Language, b.Key.Language))
+			return cmp.Or(byRank(a, b), strings.Compare(a.Key.Language, b.Key.Language))
 		})
 	x.places = memindex.New(func(r *record) int64 { return r.ID }, memindex.Options[record]{
 		Name:       "places",
@@ -75,7 +76,7 @@ func NewIndex(render Render) *Index {
 				add(region{kind: Country})
 			}
 		},
-		func(a, b *record) int { return byRank(&a.Place, &b.Place) })
+		func(a, b *record) int { return cmp.Or(cmp.Compare(b.rank, a.rank), cmp.Compare(a.ID, b.ID)) })
 	return x
 }
 
@@ -84,18 +85,20 @@ func newer(old, next *Place) bool {
 	return cmp.Or(cmp.Compare(next.Change, old.Change), cmp.Compare(next.Version, old.Version)) > 0
 }
 
-// byRank is the order in which places are shown: countries first, then those with
-// most people, then by id.
-func byRank(a, b *Place) int {
-	if a.Kind != b.Kind {
-		if a.Kind == Country {
-			return -1
-		}
-		if b.Kind == Country {
-			return 1
-		}
+// rankOf orders places: countries first, then those with most people. It is kept where
+// it is compared, since following a pointer takes longer than comparing.
+func rankOf(p *Place) int64 {
+	const countries = 1 << 62
+	rank := min(p.Population, countries-1)
+	if p.Kind == Country {
+		rank += countries
 	}
-	return cmp.Or(cmp.Compare(b.Population, a.Population), cmp.Compare(a.ID, b.ID))
+	return rank
+}
+
+// byRank is the order in which places are shown, the highest rank first.
+func byRank(a, b *Localized) int {
+	return cmp.Or(cmp.Compare(b.rank, a.rank), cmp.Compare(a.Key.ID, b.Key.ID))
 }
 
 // localizedBytes is what a Localized holds. The strings of the key are shared.
@@ -175,7 +178,7 @@ func (x *Index) Apply(rows []Place) {
 
 // split makes the records of a place. Strings that many have are kept once.
 func (x *Index) split(p *Place) (*record, []*Localized) {
-	r := &record{Place: *p}
+	r := &record{Place: *p, rank: rankOf(p)}
 	r.Names = nil
 	r.Kind, r.CountryCode, r.Admin = once(p.Kind), once(p.CountryCode), once(p.Admin)
 	if p.Deleted {
@@ -191,7 +194,7 @@ func (x *Index) split(p *Place) (*record, []*Localized) {
 	for i, tag := range tags {
 		name := p.Names[tag]
 		names[i] = &Localized{Place: &r.Place, Key: Key{ID: p.ID, Language: once(tag)}, Name: name,
-			Body: x.render(p, tag, name), search: searchKey(tag, fold(name))}
+			Body: x.render(p, tag, name), search: searchKey(tag, fold(name)), rank: r.rank}
 	}
 	return r, names
 }

@@ -20,6 +20,7 @@ type Localized struct {
 	Body []byte
 
 	search string // searchKey of Name
+	rank   int64  // rankOf Place
 	gone   bool   // the place has no name in this language any more
 }
 

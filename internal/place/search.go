@@ -119,7 +119,7 @@ func (x *Index) searchNames(q *Query, prefix string, chain []string) []*Localize
 			return l.Key.Language == language && (q.CountryCode == "" || l.Place.CountryCode == q.CountryCode) && (q.Kind == "" || l.Place.Kind == q.Kind)
 		})...)
 	}
-	slices.SortStableFunc(found, func(a, b *Localized) int { return byRank(a.Place, b.Place) })
+	slices.SortStableFunc(found, byRank)
 	out := make([]*Localized, 0, q.Limit)
 	for _, l := range found {
 		if len(out) == q.Limit {
