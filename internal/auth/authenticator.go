@@ -35,7 +35,8 @@ type Options struct {
 	// expires; 5 minutes by default.
 	TokenCacheTTL time.Duration
 	// KeyCacheTTL is how long a verified API key is believed: how long a key that
-	// another instance revoked still works here; 10 seconds by default.
+	// another instance revoked still works here, if nobody tells of it. 10 seconds by
+	// default; half a second if Keys has a cache, which is asked then.
 	KeyCacheTTL time.Duration
 	// RefusedTTL is how long a refusal is repeated without looking again; 5
 	// seconds by default.
@@ -69,13 +70,17 @@ func (o Options) withDefaults() (Options, error) {
 			errs = append(errs, fmt.Errorf("auth: %s is %d; give a number above zero", n.name, *n.value))
 		}
 	}
+	keyTTL := 10 * time.Second
+	if o.Keys != nil && o.Keys.cache != nil {
+		keyTTL = defaultKeyCacheTTL
+	}
 	for _, d := range []struct {
 		name  string
 		value *time.Duration
 		def   time.Duration
 	}{
 		{"token cache TTL", &o.TokenCacheTTL, 5 * time.Minute},
-		{"key cache TTL", &o.KeyCacheTTL, 10 * time.Second},
+		{"key cache TTL", &o.KeyCacheTTL, keyTTL},
 		{"refused TTL", &o.RefusedTTL, 5 * time.Second},
 		{"verify timeout", &o.VerifyTimeout, 5 * time.Second},
 	} {

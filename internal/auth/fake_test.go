@@ -46,6 +46,8 @@ type memoryKeys struct {
 	keys   map[string]Key
 	byID   atomic.Int64
 	broken atomic.Bool
+	// revokeFails, if set, is what Revoke fails with.
+	revokeFails error
 	// createdBy is who made the newest key.
 	createdBy audit.Actor
 	// onByID, if set, runs within ByID after the key was read.
@@ -111,6 +113,9 @@ func (s *memoryKeys) List(_ context.Context, tenantID string) ([]Key, error) {
 func (s *memoryKeys) Revoke(_ context.Context, tenantID, id string, at time.Time, _ audit.Actor) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.revokeFails != nil {
+		return s.revokeFails
+	}
 	k, ok := s.keys[id]
 	if !ok || k.TenantID != tenantID {
 		return ErrKeyNotFound

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"millrace/internal/audit"
+	"millrace/internal/cache"
 )
 
 // An API key is "mrk_" id "_" secret: 10 random bytes in base32 and 32 in
@@ -40,8 +41,9 @@ var keyIDEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithP
 type Keys struct {
 	store KeyStore
 	now   func() time.Time
-	// epoch goes up with every revocation here. A cached verdict of an older
-	// epoch is void, so a revocation is felt at once on this instance.
+	cache *cache.Cache[*judged] // nil if keys are not remembered here
+	// epoch goes up with every revocation here, and with those that peers tell of. A
+	// cached verdict of an older epoch is void, so a revocation is felt at once.
 	epoch atomic.Uint64
 }
 
@@ -127,7 +129,7 @@ func (k *Keys) List(ctx context.Context, tenantID string) ([]Key, error) {
 }
 
 // Revoke ends a tenant's key for good. It takes effect on this instance before
-// Revoke returns. The audit log says that it was done by the actor. The error
+// Revoke returns, and on its peers when they are told. The audit log says that it was done by the actor. The error
 // wraps ErrKeyNotFound if the tenant has no such key.
 func (k *Keys) Revoke(ctx context.Context, tenantID, id string, by audit.Actor) error {
 	if !isKeyID(id) {
@@ -135,6 +137,7 @@ func (k *Keys) Revoke(ctx context.Context, tenantID, id string, by audit.Actor) 
 	}
 	err := k.store.Revoke(ctx, tenantID, id, k.now().UTC().Truncate(time.Microsecond), by)
 	// Also after an error: the store may have revoked the key all the same.
+	k.revoked(ctx, id, err)
 	k.epoch.Add(1)
 	if err != nil {
 		return fmt.Errorf("auth: revoke API key %s of tenant %s: %w", id, tenantID, err)
@@ -144,13 +147,13 @@ func (k *Keys) Revoke(ctx context.Context, tenantID, id string, by audit.Actor) 
 
 // Verify checks the full text of an API key and returns who it speaks for. The
 // error is an *Error, or an *UnavailableError if the store could not be asked.
-// It remembers nothing: an Authenticator does.
+// It remembers no verdict: an Authenticator does.
 func (k *Keys) Verify(ctx context.Context, credential string) (*Principal, error) {
 	id, secret, ok := splitKey(credential)
 	if !ok {
 		return nil, &Error{Code: CodeTokenMalformed, Detail: "an API key looks like mrk_<id>_<secret>; send it exactly as it was shown when it was created"}
 	}
-	key, err := k.store.ByID(ctx, id)
+	key, err := k.byID(ctx, id)
 	found := err == nil
 	if err != nil && !errors.Is(err, ErrKeyNotFound) {
 		return nil, &UnavailableError{Detail: "API keys cannot be checked now; try again shortly", RetryAfter: time.Second, Err: err}

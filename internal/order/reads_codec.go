@@ -44,8 +44,8 @@ const (
 	addressBytes = 112
 )
 
-// weigh returns about how many bytes an order takes in memory.
-func weigh(o *Order) int {
+// weighOrder returns about how many bytes an order takes in memory.
+func weighOrder(o *Order) int {
 	n := orderBytes + len(o.TenantID) + len(o.ID) + len(o.CustomerID) + len(o.Currency) + len(o.LastError) +
 		len(o.Details.Email) + len(o.Details.Phone) + len(o.Details.Note) + len(o.Progress.Reason)
 	for i := range o.Lines {
@@ -56,6 +56,15 @@ func weigh(o *Order) int {
 	}
 	if s := o.Progress.Shipment; s != nil {
 		n += addressBytes + len(s.Carrier) + len(s.TrackingNumber) + len(s.TrackingURL)
+	}
+	return n
+}
+
+// weighPage returns about how many bytes a page takes in memory.
+func weighPage(p *Page) int {
+	n := len(p.Next)
+	for i := range p.Orders {
+		n += weighOrder(&p.Orders[i])
 	}
 	return n
 }

@@ -60,6 +60,9 @@ type ServiceOptions struct {
 	// Expiry is the clock by which keys expire; Now if nil.
 	Expiry  func() time.Time
 	Metrics *Metrics
+	// Cache answers Cached and CachedList; nil means that the store does. Its Changed
+	// must be the Placer's and the Stepper's, or readers here miss what was written here.
+	Cache *Reads
 }
 
 // Service is what can be asked of orders from outside. It is safe for concurrent
@@ -107,14 +110,23 @@ func (s *Service) History(ctx context.Context, v Viewer, id string) ([]HistoryEn
 
 // List returns a page of the orders that the viewer may see.
 func (s *Service) List(ctx context.Context, v Viewer, q Query) (Page, error) {
+	q, any := seenBy(v, q)
+	if !any {
+		return Page{}, nil
+	}
+	return s.o.Store.Orders(ctx, q)
+}
+
+// seenBy confines a query to what the viewer may see; any is false if that is nothing.
+func seenBy(v Viewer, q Query) (confined Query, any bool) {
 	q.TenantID = v.TenantID
 	if v.CustomerID != "" {
 		if q.CustomerID != "" && q.CustomerID != v.CustomerID {
-			return Page{}, nil
+			return q, false
 		}
 		q.CustomerID = v.CustomerID
 	}
-	return s.o.Store.Orders(ctx, q)
+	return q, true
 }
 
 // Cancel cancels an order, which undoes whatever was done for it. Cancelling what

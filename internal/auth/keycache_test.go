@@ -1,0 +1,294 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// broadcasts reach every instance of a test, before Send returns.
+type broadcasts struct {
+	mu   sync.Mutex
+	ears map[int]func([]byte)
+	next int
+	lost atomic.Bool
+}
+
+func (b *broadcasts) Send(_ context.Context, data []byte) error {
+	if b.lost.Load() {
+		return nil
+	}
+	b.mu.Lock()
+	ears := make([]func([]byte), 0, len(b.ears))
+	for _, ear := range b.ears {
+		ears = append(ears, ear)
+	}
+	b.mu.Unlock()
+	for _, ear := range ears {
+		ear(slices.Clone(data))
+	}
+	return nil
+}
+
+func (b *broadcasts) Listen(_ context.Context, h func([]byte)) (stop func(), err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ears == nil {
+		b.ears = map[int]func([]byte){}
+	}
+	n := b.next
+	b.next++
+	b.ears[n] = h
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.ears, n)
+	}, nil
+}
+
+func cachedKeys(t testing.TB, store KeyStore, o CacheOptions) *Keys {
+	t.Helper()
+	keys, err := NewCachedKeys(store, nil, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(keys.Close)
+	return keys
+}
+
+func TestAKeyIsReadOnceForManyAuthenticators(t *testing.T) {
+	store := newMemoryKeys()
+	keys := cachedKeys(t, store, CacheOptions{TTL: time.Minute})
+	key, text := createKey(t, keys, time.Hour)
+	for range 3 {
+		a := testAuthenticator(t, Options{Keys: keys})
+		for range 10 {
+			p, err := a.Authenticate(t.Context(), text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := &Principal{TenantID: "demo", Subject: "key:" + key.ID, Scopes: MakeScopes(ScopeEventsWrite), Method: MethodKey, KeyID: key.ID, ExpiresAt: key.ExpiresAt}
+			if diff := cmp.Diff(want, p); diff != "" {
+				t.Fatalf("principal (-want +got):\n%s", diff)
+			}
+		}
+	}
+	if n := store.byID.Load(); n != 1 {
+		t.Errorf("the store was asked %d times, want once", n)
+	}
+	wrong := text[:len(text)-1] + "0"
+	if strings.HasSuffix(text, "0") {
+		wrong = text[:len(text)-1] + "1"
+	}
+	if _, err := keys.Verify(t.Context(), wrong); err == nil {
+		t.Error("a wrong secret came in through the cache")
+	}
+}
+
+func TestAnUnknownKeyIsLookedForOnce(t *testing.T) {
+	store := newMemoryKeys()
+	keys := cachedKeys(t, store, CacheOptions{TTL: time.Minute})
+	_, stranger := createKey(t, testKeys(t, newMemoryKeys(), nil), 0)
+	for range 1000 {
+		_, err := keys.Verify(t.Context(), stranger)
+		wantCode(t, err, CodeKeyUnknown)
+	}
+	if n := store.byID.Load(); n != 1 {
+		t.Errorf("the store was asked %d times, want once", n)
+	}
+}
+
+func TestARevokedKeyIsRefusedAtOnceHereAndAtItsPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newMemoryKeys(), &broadcasts{}
+		here := cachedKeys(t, store, CacheOptions{Peers: peers, Instance: "here"})
+		there := cachedKeys(t, store, CacheOptions{Peers: peers, Instance: "there"})
+		defer here.Close()
+		defer there.Close()
+		synctest.Wait() // both listen
+		atHere, atThere := testAuthenticator(t, Options{Keys: here, KeyCacheTTL: time.Hour}), testAuthenticator(t, Options{Keys: there, KeyCacheTTL: time.Hour})
+		key, text := createKey(t, here, 0)
+		for _, a := range []*Authenticator{atHere, atThere} {
+			if _, err := a.Authenticate(t.Context(), text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := here.Revoke(t.Context(), "demo", key.ID, ann); err != nil {
+			t.Fatal(err)
+		}
+		_, err := atHere.Authenticate(t.Context(), text)
+		wantCode(t, err, CodeKeyRevoked)
+		time.Sleep(100 * time.Millisecond) // the telling may gather for a moment
+		_, err = atThere.Authenticate(t.Context(), text)
+		wantCode(t, err, CodeKeyRevoked)
+	})
+}
+
+func TestARevocationOfWhichNobodyToldIsFeltWithinFourSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newMemoryKeys(), &broadcasts{}
+		peers.lost.Store(true)
+		here := cachedKeys(t, store, CacheOptions{Peers: peers, Instance: "here"})
+		there := cachedKeys(t, store, CacheOptions{Peers: peers, Instance: "there"})
+		defer here.Close()
+		defer there.Close()
+		a := testAuthenticator(t, Options{Keys: there})
+		key, text := createKey(t, here, 0)
+		if _, err := a.Authenticate(t.Context(), text); err != nil {
+			t.Fatal(err)
+		}
+		if err := here.Revoke(t.Context(), "demo", key.ID, ann); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(4 * time.Second)
+		_, err := a.Authenticate(t.Context(), text)
+		wantCode(t, err, CodeKeyRevoked)
+	})
+}
+
+func TestWhileTheDatabaseIsAwayKnownKeysComeInForAWhileButNoRevokedOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemoryKeys()
+		keys := cachedKeys(t, store, CacheOptions{})
+		defer keys.Close()
+		a := testAuthenticator(t, Options{Keys: keys})
+		_, good := createKey(t, keys, 0)
+		expiring, ending := createKey(t, keys, 2*time.Minute)
+		revokedKey, revoked := createKey(t, keys, 0)
+		doubtfulKey, doubtful := createKey(t, keys, 0)
+		_, unseen := createKey(t, keys, 0)
+		for _, text := range []string{good, ending, revoked, doubtful} {
+			if _, err := a.Authenticate(t.Context(), text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := keys.Revoke(t.Context(), "demo", revokedKey.ID, ann); err != nil {
+			t.Fatal(err)
+		}
+		store.broken.Store(true)
+		store.revokeFails = errBroken
+		if err := keys.Revoke(t.Context(), "demo", doubtfulKey.ID, ann); !errors.Is(err, errBroken) {
+			t.Fatalf("revoked: %v", err)
+		}
+		time.Sleep(time.Minute)
+		for range 3 {
+			for _, text := range []string{good, ending} {
+				if _, err := a.Authenticate(t.Context(), text); err != nil {
+					t.Errorf("a key that was good a minute ago: %v", err)
+				}
+			}
+			if p, err := a.Authenticate(t.Context(), revoked); err == nil {
+				t.Errorf("a revoked key came in as %+v", p)
+			}
+			var unavailable *UnavailableError
+			if _, err := a.Authenticate(t.Context(), doubtful); !errors.As(err, &unavailable) {
+				t.Errorf("a key that may be revoked: %v, want an *UnavailableError", err)
+			}
+			if _, err := a.Authenticate(t.Context(), unseen); !errors.As(err, &unavailable) {
+				t.Errorf("a key that nobody has seen: %v, want an *UnavailableError", err)
+			}
+		}
+		time.Sleep(90 * time.Second)
+		_, err := a.Authenticate(t.Context(), ending)
+		if e := wantCode(t, err, CodeKeyExpired); !strings.Contains(e.Detail, expiring.ID) {
+			t.Error(e)
+		}
+		time.Sleep(3 * time.Minute)
+		if p, err := a.Authenticate(t.Context(), good); err == nil {
+			t.Errorf("after more than five minutes a key still comes in as %+v", p)
+		}
+		store.broken.Store(false)
+		time.Sleep(2 * time.Second)
+		if _, err := a.Authenticate(t.Context(), good); err != nil {
+			t.Errorf("after the database came back: %v", err)
+		}
+	})
+}
+
+func TestARevocationDuringASlowReadIsNotOverwrittenByIt(t *testing.T) {
+	store := newMemoryKeys()
+	keys := cachedKeys(t, store, CacheOptions{TTL: time.Minute})
+	a := testAuthenticator(t, Options{Keys: keys})
+	key, text := createKey(t, keys, 0)
+	reading, goOn := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	store.onByID = func() {
+		if first.CompareAndSwap(false, true) {
+			close(reading)
+			<-goOn
+		}
+	}
+	slow := make(chan struct{})
+	go func() {
+		defer close(slow)
+		_, _ = a.Authenticate(context.Background(), text) // begun before: either answer is right
+	}()
+	<-reading
+	if err := keys.Revoke(t.Context(), "demo", key.ID, ann); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.Authenticate(t.Context(), text)
+	wantCode(t, err, CodeKeyRevoked)
+	close(goOn)
+	<-slow
+	_, err = a.Authenticate(t.Context(), text)
+	wantCode(t, err, CodeKeyRevoked)
+}
+
+func TestAStrangerWhoRevokesAKeyChangesNothingForItsOwner(t *testing.T) {
+	store := newMemoryKeys()
+	keys := cachedKeys(t, store, CacheOptions{TTL: time.Minute})
+	key, text := createKey(t, keys, 0)
+	for range 3 {
+		if err := keys.Revoke(t.Context(), "other", key.ID, ann); !errors.Is(err, ErrKeyNotFound) {
+			t.Fatal(err)
+		}
+		if _, err := keys.Verify(t.Context(), text); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := store.byID.Load(); n != 1 {
+		t.Errorf("the store was asked %d times, want once", n)
+	}
+}
+
+func TestWhatIsSharedOfAKeyIsItsHashAndNeverItsSecret(t *testing.T) {
+	store := newMemoryKeys()
+	keys := testKeys(t, store, nil)
+	key, text := createKey(t, keys, time.Hour)
+	data, err := encodeKey(judgedOf(&key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if secret := text[strings.LastIndex(text, "_")+1:]; strings.Contains(string(data), secret) || strings.Contains(string(data), key.Name) {
+		t.Errorf("too much goes out: %s", data)
+	}
+	j, err := decodeKey(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Key{ID: key.ID, TenantID: key.TenantID, Scopes: key.Scopes, Hash: key.Hash, ExpiresAt: key.ExpiresAt}
+	if diff := cmp.Diff(want, j.key(key.ID)); diff != "" {
+		t.Errorf("what comes back (-want +got):\n%s", diff)
+	}
+	for name, bad := range map[string][]byte{
+		"nothing":         nil,
+		"another version": append([]byte{keyCodecVersion + 1}, data[1:]...),
+		"cut off":         data[:len(data)-1],
+		"no hash":         append([]byte{keyCodecVersion}, `{"tenant":"demo","scopes":["admin"]}`...),
+		"half a hash":     append([]byte{keyCodecVersion}, `{"tenant":"demo","scopes":["admin"],"hash":"AAAA"}`...),
+		"no tenant":       append([]byte{keyCodecVersion}, `{"scopes":["admin"],"hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`...),
+	} {
+		if j, err := decodeKey(bad); err == nil {
+			t.Errorf("%s is read as %+v", name, j)
+		}
+	}
+}
