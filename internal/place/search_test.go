@@ -146,6 +146,28 @@ func TestAQueryThatMakesNoSenseIsRefused(t *testing.T) {
 	}
 }
 
+// TestLanguagesThatShareACharacterAreNotMixedUp has names in two languages that stand
+// together in the index.
+func TestLanguagesThatShareACharacterAreNotMixedUp(t *testing.T) {
+	const one = "de-x-a0"
+	other := ""
+	for i := 1; other == ""; i++ {
+		if tag := fmt.Sprintf("de-x-a%d", i); searchKey(tag, "") == searchKey(one, "") {
+			other = tag
+		}
+	}
+	s, _ := newService(t, &memory{})
+	put(t, s,
+		Place{ID: 1, Kind: City, CountryCode: "DE", Names: map[string]string{one: "Aachen"}},
+		Place{ID: 2, Kind: City, CountryCode: "DE", Names: map[string]string{other: "Aalen"}})
+	for _, c := range []struct{ language, want string }{{one, "1 " + one + " Aachen"}, {other, "2 " + other + " Aalen"}} {
+		found, err := s.Search(t.Context(), Query{Prefix: "a", Languages: []string{c.language}})
+		if diff := cmp.Diff([]string{c.want}, shown(found)); err != nil || diff != "" {
+			t.Errorf("%s: %v (-want +got):\n%s", c.language, err, diff)
+		}
+	}
+}
+
 // TestBothWaysOfSearchingFindTheSame searches a country that is too large to be looked
 // at one by one, and compares with looking at everything.
 func TestBothWaysOfSearchingFindTheSame(t *testing.T) {

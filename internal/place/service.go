@@ -9,8 +9,10 @@ import (
 
 // Options are what a Service is made of.
 type Options struct {
-	Store Store  // required
-	Index *Index // required
+	Store Store // required
+	// Index is where reads are answered from. Nil: there are none here, such as in a
+	// command that writes, and Get and Search answer ErrLoading.
+	Index *Index
 	// Ready returns nil once the index is complete. Nil: it is from the start.
 	Ready func() error
 	// Wrote is told of an own write: the scope and the version it brought. It must not
@@ -31,8 +33,8 @@ type Service struct {
 
 // New returns the places that lie in o.Store and are read from o.Index.
 func New(o Options) (*Service, error) {
-	if o.Store == nil || o.Index == nil {
-		return nil, errors.New("place: Options.Store and Options.Index are required")
+	if o.Store == nil {
+		return nil, errors.New("place: Options.Store is required")
 	}
 	if o.DefaultLanguage == "" {
 		o.DefaultLanguage = "en"
@@ -42,7 +44,10 @@ func New(o Options) (*Service, error) {
 		return nil, fmt.Errorf("place: the default language: %w", err)
 	}
 	o.DefaultLanguage = language
-	if o.Ready == nil {
+	switch {
+	case o.Index == nil:
+		o.Ready = func() error { return ErrLoading }
+	case o.Ready == nil:
 		o.Ready = func() error { return nil }
 	}
 	if o.Wrote == nil {
@@ -55,7 +60,7 @@ func New(o Options) (*Service, error) {
 }
 
 // Put creates, replaces and deletes places, all that can be in one durable
-// transaction, and shows them to readers of this instance before it returns. Each
+// transaction, and shows them to readers of the index before it returns. Each
 // place has its own result and error, in the order of places: an *InvalidError or
 // nil. One that fails leaves the others. The last value is the error of the whole:
 // nothing is known to have been put. A Put without a time is of now.
@@ -108,7 +113,9 @@ func (s *Service) show(done []PutResult) {
 	if len(changed) == 0 {
 		return
 	}
-	s.o.Index.Apply(changed)
+	if s.o.Index != nil {
+		s.o.Index.Apply(changed)
+	}
 	s.o.Wrote(Everywhere, change)
 }
 

@@ -108,7 +108,6 @@ func put(t *testing.T, s *Service, places ...Place) []PutResult {
 func TestAServiceNeedsItsParts(t *testing.T) {
 	for name, o := range map[string]Options{
 		"no store":                {Index: NewIndex(render)},
-		"no index":                {Store: &memory{}},
 		"a language that is none": {Store: &memory{}, Index: NewIndex(render), DefaultLanguage: "english"},
 	} {
 		if s, err := New(o); err == nil || s != nil {
@@ -195,6 +194,23 @@ func TestNobodyReadsWhilePlacesAreLoaded(t *testing.T) {
 	loading = nil
 	if _, err := s.Get(t.Context(), munich().ID, nil); err != nil {
 		t.Errorf("get, loaded: %v", err)
+	}
+}
+
+func TestPlacesAreWrittenWhereNobodyReads(t *testing.T) {
+	store := &memory{}
+	s, err := New(Options{Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if results := put(t, s, munich()); !results[0].Created || len(store.places) != 1 {
+		t.Errorf("%+v", results)
+	}
+	if _, err := s.Get(t.Context(), munich().ID, nil); !errors.Is(err, ErrLoading) {
+		t.Errorf("get: %v", err)
+	}
+	if _, err := s.Search(t.Context(), Query{}); !errors.Is(err, ErrLoading) {
+		t.Errorf("search: %v", err)
 	}
 }
 
