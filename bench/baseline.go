@@ -39,12 +39,13 @@ import (
 //     server has made there.
 //
 // They do without authentication, rates, metrics and duplicates, which is in
-// their favour.
+// their favour. Another one, bare, is for reads: see bareAnswers.
 const (
 	baselineInsert   = "insert"
 	baselineChannel  = "channel"
 	baselineDiscard  = "discard"
 	baselinePostgres = "postgres"
+	baselineBare     = "bare"
 )
 
 // keeper takes the events of one request. What they point to is valid until it
@@ -60,8 +61,11 @@ var errFull = errors.New("full")
 // serveBaseline serves a baseline until ctx ends.
 func serveBaseline(ctx context.Context, which, listen, dir string) error {
 	var k keeper
+	var reads http.Handler
 	var err error
 	switch which {
+	case baselineBare:
+		reads, err = newBareAnswers(os.Getenv(baselineAnswers))
 	case baselineInsert:
 		k, err = newInserter(ctx, dir)
 	case baselineChannel:
@@ -70,7 +74,7 @@ func serveBaseline(ctx context.Context, which, listen, dir string) error {
 	case baselinePostgres:
 		k, err = newPostgresInserter(ctx, os.Getenv(baselineDSN))
 	default:
-		return fmt.Errorf("-baseline %s: must be insert, channel, discard or postgres", which)
+		return fmt.Errorf("-baseline %s: must be insert, channel, discard, postgres or bare", which)
 	}
 	if err != nil {
 		return err
@@ -79,6 +83,9 @@ func serveBaseline(ctx context.Context, which, listen, dir string) error {
 	mux.Handle("POST /events", &front{keeper: k})
 	mux.HandleFunc("GET /readyz/events", func(http.ResponseWriter, *http.Request) {})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	if reads != nil {
+		server.Handler = reads
+	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
@@ -323,7 +330,7 @@ func (b *bench) baseline(ctx context.Context, r *result, which string, env ...st
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	t := &target{url: "http://" + listen, token: "none"}
+	t := &target{url: "http://" + listen, token: "none", dir: dir, pid: cmd.Process.Pid}
 	t.stop = func(context.Context) error {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		return errors.Join(cmd.Wait(), os.RemoveAll(dir))

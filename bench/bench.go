@@ -25,7 +25,7 @@ import (
 
 // scenario is one thing to measure.
 type scenario struct {
-	record string // the record its results stand in: events or orders
+	record string // the record its results stand in: events, orders, cluster or reads
 	name   string
 	what   string // a sentence without its full stop
 	run    func(ctx context.Context, b *bench, r *result) error
@@ -36,6 +36,7 @@ type bench struct {
 	root, dir    string // of the source; for data
 	binary, self string
 	quick        bool
+	places       string // file of places to import; empty: they are made up
 	log          io.Writer
 	started      int          // servers so far
 	reports      atomic.Int64 // files of reports so far
@@ -75,7 +76,9 @@ func (b *bench) repeats() int {
 type target struct {
 	url, token string
 	server     *blackbox.Server // nil for a baseline
-	readyIn    time.Duration    // from the start of the process to ready
+	dir        string           // its data
+	pid        int
+	readyIn    time.Duration // from the start of the process to ready
 	stop       func(context.Context) error
 }
 
@@ -125,11 +128,12 @@ func (b *bench) launchWith(ctx context.Context, r *result, l launch) (*target, e
 			return nil, err
 		}
 	}
-	t := &target{url: "http://" + o.Listen, token: l.token}
+	t := &target{url: "http://" + o.Listen, token: l.token, dir: dir}
 	began := time.Now()
 	if t.server, err = blackbox.Start(o); err != nil {
 		return nil, err
 	}
+	t.pid = t.server.PID()
 	shown := o
 	shown.Data, shown.Listen, shown.Admin = "DIR", "127.0.0.1:8080", "127.0.0.1:9090"
 	r.command(strings.Join(append(slices.Clone(l.env), "bin/millrace"), " "), shown.Command())

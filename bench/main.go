@@ -1,7 +1,7 @@
 // Command bench measures the real server and its baselines on this machine and
 // records the results.
 //
-//	go run ./bench                          all scenarios, about 55 minutes
+//	go run ./bench                          all scenarios, about 65 minutes
 //	go run ./bench -quick                   the same, a few seconds each
 //	go run ./bench -only ingest50k,max      some of them
 //	go run ./bench -list                    what there is
@@ -15,8 +15,11 @@
 // The scenarios whose names begin with pg- start PostgreSQL, Redis and NATS besides,
 // on the same cores and disk; they take about 15 minutes of the whole.
 //
-// Results go to bench/results/<date>-events.md, -orders.md and -cluster.md, and
-// .json of each: each with its command, and next to it what it must reach.
+// Those whose names begin with reads- take about 10 minutes. -places FILE gives them
+// places to import, one JSON object a line; without it as many are made up.
+//
+// Results go to bench/results/<date>-events.md, -orders.md, -cluster.md and -reads.md,
+// and .json of each: each with its command, and next to it what it must reach.
 package main
 
 import (
@@ -51,6 +54,7 @@ type options struct {
 	list     bool
 	data     string
 	out      string
+	places   string
 	baseline string // runs this process as a baseline server
 	listen   string
 }
@@ -63,7 +67,8 @@ func run(ctx context.Context, args []string) error {
 	flags.BoolVar(&o.list, "list", false, "list the scenarios")
 	flags.StringVar(&o.data, "data", "", "folder for data directories; default bench/ in the source")
 	flags.StringVar(&o.out, "out", "", "folder for the results; default bench/results in the source")
-	flags.StringVar(&o.baseline, "baseline", "", "serve a baseline: insert, channel, discard or postgres (used by the benchmark itself)")
+	flags.StringVar(&o.baseline, "baseline", "", "serve a baseline: insert, channel, discard, postgres or bare (used by the benchmark itself)")
+	flags.StringVar(&o.places, "places", "", "file of places to import, one JSON object a line, plain or .gz; default as many made-up ones")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8088", "with -baseline: where to listen")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -121,6 +126,11 @@ func measureAll(ctx context.Context, o options) error {
 	}
 	defer os.RemoveAll(dir)
 	b := &bench{root: root, dir: dir, quick: o.quick, log: os.Stdout}
+	if o.places != "" {
+		if b.places, err = filepath.Abs(o.places); err != nil {
+			return err
+		}
+	}
 	if b.binary, err = blackbox.Build(ctx, dir); err != nil {
 		return err
 	}

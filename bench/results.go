@@ -140,7 +140,7 @@ func number(v float64) string {
 
 // record is a whole run.
 type record struct {
-	// Of is what was measured: events or orders.
+	// Of is what was measured: events, orders, cluster or reads.
 	Of      string   `json:"of,omitempty"`
 	Date    string   `json:"date"`
 	Quick   bool     `json:"quick,omitempty"`

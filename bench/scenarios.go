@@ -22,7 +22,7 @@ func scenarios() []scenario {
 		{"events", "baselines", "The server against simpler ones, as fast as each answers for 10 s, same batches", baselines},
 		{"events", "github", "50,000 GitHub webhook payloads of 1 to 40 KB, then each looked up and compared", github},
 		{"events", "startup", "Start after kill -9 with a backlog of 1 GiB, until the server accepts events", startup},
-	}, orderScenarios(), clusterScenarios())
+	}, orderScenarios(), clusterScenarios(), readScenarios())
 }
 
 const mib = 1 << 20
