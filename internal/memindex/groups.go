@@ -2,6 +2,7 @@ package memindex
 
 import (
 	"iter"
+	"maps"
 	"slices"
 	"sync/atomic"
 )
@@ -96,16 +97,7 @@ func (x *Groups[G, R]) edit(key G, old, next *R) {
 	}
 	e := g.list.edit(&x.order)
 	e.replace(old, next)
-	delta := e.publish()
-	switch {
-	case isNew && e.count > 0:
-		x.groups.set(h, g)
-		delta += groupBytes
-	case !isNew && e.count == 0:
-		x.groups.remove(h, key)
-		delta -= groupBytes + g.list.snapshot().bytes()
-	}
-	x.size.Add(delta)
+	x.settle(h, g, isNew, e.publish())
 }
 
 // groupBytes is what a group takes besides its list: its key, of which the text is
@@ -118,74 +110,94 @@ type member[G comparable, R any] struct {
 	record *R
 }
 
-func (x *Groups[G, R]) load(added []*R, gone map[*R]bool) {
-	joining := x.members(added)
-	leaving := x.members(keys(gone))
-	parallel(shardCount, func(shard int) {
-		lists := map[G]*[]*R{}
-		gather(lists, joining[shard])
-		left := map[G]*[]*R{}
-		gather(left, leaving[shard])
-		fresh := 0
-		for key := range lists {
-			if x.groups.get(key) == nil {
-				fresh++
-			}
-		}
-		if fresh > 0 {
-			x.groups.reserve(shard, fresh)
-		}
-		for key, list := range lists {
-			x.merge(key, *list, gone)
-			delete(left, key)
-		}
-		for key := range left {
-			x.merge(key, nil, gone)
-		}
-	})
+// joining are the records that join a group, in order; maybe none.
+type joining[G comparable, R any] struct {
+	key     G
+	records []*R
 }
 
-// members deals records out to the shards of their groups.
-func (x *Groups[G, R]) members(records []*R) [shardCount][][]member[G, R] {
-	return partition(records, func(r *R, to func(int, member[G, R])) {
+func (x *Groups[G, R]) load(added []*R, gone map[*R]bool) {
+	added = slices.Concat(added, slices.Collect(maps.Keys(gone)))
+	members := partition(added, func(r *R, to func(int, member[G, R])) {
 		var d distinct[G]
 		x.of(r, d.add)
 		for _, g := range d.keys {
 			to(shardOf(x.groups.hash(g)), member[G, R]{g, r})
 		}
 	})
+	var joined [shardCount][]joining[G, R]
+	parallel(shardCount, func(shard int) {
+		joined[shard] = gather(members[shard], gone)
+		for _, j := range joined[shard] {
+			sortBy(j.records, x.order.compare)
+		}
+	})
+	x.merge(joined, gone)
 }
 
-func gather[G comparable, R any](lists map[G]*[]*R, parts [][]member[G, R]) {
+// gather makes the lists of groups out of their members. A group that only loses
+// members gets an empty one.
+func gather[G comparable, R any](parts [][]member[G, R], gone map[*R]bool) []joining[G, R] {
+	at := map[G]int{}
+	var lists []joining[G, R]
+	last := -1
 	for _, part := range parts {
 		for _, m := range part {
-			list := lists[m.key]
-			if list == nil {
-				list = new([]*R)
-				lists[m.key] = list
+			if last < 0 || lists[last].key != m.key {
+				var ok bool
+				if last, ok = at[m.key]; !ok {
+					last = len(lists)
+					at[m.key] = last
+					lists = append(lists, joining[G, R]{key: m.key})
+				}
 			}
-			*list = append(*list, m.record)
+			if len(gone) == 0 || !gone[m.record] {
+				lists[last].records = append(lists[last].records, m.record)
+			}
 		}
 	}
+	return lists
 }
 
-// merge adds many records to a group and takes away those that are gone.
-func (x *Groups[G, R]) merge(key G, added []*R, gone map[*R]bool) {
-	sortBy(added, x.order.compare)
-	h := x.groups.hash(key)
-	g := x.groups.find(h, key)
+// merge adds many records to groups and takes away those that are gone, all shards at
+// once.
+func (x *Groups[G, R]) merge(joined [shardCount][]joining[G, R], gone map[*R]bool) {
+	parallel(shardCount, func(shard int) {
+		fresh := 0
+		for _, j := range joined[shard] {
+			if x.groups.get(j.key) == nil {
+				fresh++
+			}
+		}
+		if fresh > 0 {
+			x.groups.reserve(shard, fresh)
+		}
+		for _, j := range joined[shard] {
+			x.mergeOne(j, gone)
+		}
+	})
+}
+
+func (x *Groups[G, R]) mergeOne(j joining[G, R], gone map[*R]bool) {
+	h := x.groups.hash(j.key)
+	g := x.groups.find(h, j.key)
 	isNew := g == nil
 	if isNew {
-		g = &group[G, R]{key: x.clone(key)}
+		g = &group[G, R]{key: x.clone(j.key)}
 	}
-	delta := g.list.merge(&x.order, added, func(r *R) bool { return gone[r] })
+	delta := g.list.merge(&x.order, j.records, func(r *R) bool { return gone[r] })
+	x.settle(h, g, isNew, delta)
+}
+
+// settle sees that readers find a group if and only if it has records.
+func (x *Groups[G, R]) settle(h uint64, g *group[G, R], isNew bool, delta int64) {
 	switch count := g.list.snapshot().count; {
 	case isNew && count > 0:
 		x.groups.set(h, g)
 		delta += groupBytes
 	case !isNew && count == 0:
-		x.groups.remove(h, key)
-		delta -= groupBytes + g.list.snapshot().bytes()
+		x.groups.remove(h, g.key)
+		delta -= groupBytes
 	}
 	x.size.Add(delta)
 }

@@ -105,11 +105,16 @@ func (t *hash[K, V]) find(h uint64, k K) *V {
 // set puts a value in the place of the one with its key, or adds it. The hash is its
 // key's.
 func (t *hash[K, V]) set(h uint64, v *V) {
-	i := shardOf(h)
 	if b, slot := t.locate(h, t.key(v)); b != nil {
 		b.slots[slot].Store(v)
 		return
 	}
+	t.add(h, v)
+}
+
+// add adds a value whose key is not there.
+func (t *hash[K, V]) add(h uint64, v *V) {
+	i := shardOf(h)
 	t.reserve(i, 1)
 	t.shards[i].Load().add(h, v)
 	t.counts[i]++

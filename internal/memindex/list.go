@@ -34,9 +34,11 @@ type list[E any] struct{ current atomic.Pointer[snapshot[E]] }
 // snapshot is a list at one moment. No chunk is empty. A chunk's pointers are atomic
 // because one of them may be replaced; nothing else of it changes.
 type snapshot[E any] struct {
-	chunks [][]atomic.Pointer[E]
+	chunks []*chunk[E]
 	count  int
 }
+
+type chunk[E any] struct{ items []atomic.Pointer[E] }
 
 func (l *list[E]) snapshot() *snapshot[E] {
 	if s := l.current.Load(); s != nil {
@@ -47,33 +49,30 @@ func (l *list[E]) snapshot() *snapshot[E] {
 
 // at returns the position of the first element of which from is true. It is false of
 // those before and true of those after.
-func (s *snapshot[E]) at(from func(*E) bool) (chunk, i int) {
-	return position(s.chunks, from)
-}
-
-func position[E any](chunks [][]atomic.Pointer[E], from func(*E) bool) (chunk, i int) {
-	chunk = sort.Search(len(chunks), func(c int) bool { return from(chunks[c][0].Load()) })
-	if chunk == 0 {
+func (s *snapshot[E]) at(from func(*E) bool) (c, i int) {
+	c = sort.Search(len(s.chunks), func(c int) bool { return from(s.chunks[c].items[0].Load()) })
+	if c == 0 {
 		return 0, 0
 	}
-	before := chunks[chunk-1]
+	before := s.chunks[c-1].items
 	i = 1 + sort.Search(len(before)-1, func(j int) bool { return from(before[j+1].Load()) })
 	if i == len(before) {
-		return chunk, 0
+		return c, 0
 	}
-	return chunk - 1, i
+	return c - 1, i
 }
 
 // from visits the elements from a position on.
-func (s *snapshot[E]) from(chunk, i int) iter.Seq[*E] {
+func (s *snapshot[E]) from(c, i int) iter.Seq[*E] {
 	return func(yield func(*E) bool) {
-		for c := chunk; c < len(s.chunks); c++ {
-			for j := i; j < len(s.chunks[c]); j++ {
-				if !yield(s.chunks[c][j].Load()) {
+		first := i
+		for _, chunk := range s.chunks[c:] {
+			for j := first; j < len(chunk.items); j++ {
+				if !yield(chunk.items[j].Load()) {
 					return
 				}
 			}
-			i = 0
+			first = 0
 		}
 	}
 }
@@ -97,7 +96,7 @@ func (e *edit[E]) replace(old, next *E) {
 	if old != nil {
 		if c, i, ok := e.find(old); ok {
 			if next != nil && e.order.compare(old, next) == 0 {
-				e.chunks[c][i].Store(next)
+				e.chunks[c].items[i].Store(next)
 				return
 			}
 			e.remove(c, i)
@@ -109,29 +108,29 @@ func (e *edit[E]) replace(old, next *E) {
 }
 
 // find returns the position of an element.
-func (e *edit[E]) find(x *E) (chunk, i int, ok bool) {
-	chunk, i = e.at(func(y *E) bool { return e.order.compare(y, x) >= 0 })
-	for y := range e.from(chunk, i) {
+func (e *edit[E]) find(x *E) (c, i int, ok bool) {
+	c, i = e.at(func(y *E) bool { return e.order.compare(y, x) >= 0 })
+	for y := range e.from(c, i) {
 		if e.order.compare(y, x) != 0 {
 			break
 		}
 		if e.order.same(y, x) {
-			return chunk, i, true
+			return c, i, true
 		}
-		if i++; i == len(e.chunks[chunk]) {
-			chunk, i = chunk+1, 0
+		if i++; i == len(e.chunks[c].items) {
+			c, i = c+1, 0
 		}
 	}
 	return 0, 0, false
 }
 
 // set puts chunks in the place of the chunks [from, to).
-func (e *edit[E]) set(from, to int, chunks ...[]atomic.Pointer[E]) {
+func (e *edit[E]) set(from, to int, chunks ...*chunk[E]) {
 	for _, c := range e.chunks[from:to] {
-		e.delta -= chunkBytes(len(c))
+		e.delta -= c.bytes()
 	}
 	for _, c := range chunks {
-		e.delta += chunkBytes(len(c))
+		e.delta += c.bytes()
 	}
 	if !e.own {
 		e.chunks = slices.Concat(e.chunks[:from], chunks, e.chunks[to:])
@@ -143,19 +142,19 @@ func (e *edit[E]) set(from, to int, chunks ...[]atomic.Pointer[E]) {
 
 func (e *edit[E]) remove(c, i int) {
 	e.count--
-	chunk := e.chunks[c]
-	if len(chunk) == 1 {
+	items := e.chunks[c].items
+	if len(items) == 1 {
 		e.set(c, c+1)
 		return
 	}
-	left, right := chunk[:i], chunk[i+1:]
-	if len(chunk)-1 < minChunk {
-		if c > 0 && len(e.chunks[c-1])+len(chunk) <= fullChunk {
-			e.set(c-1, c+1, join(e.chunks[c-1], left, right))
+	left, right := items[:i], items[i+1:]
+	if len(items)-1 < minChunk {
+		if c > 0 && len(e.chunks[c-1].items)+len(items) <= fullChunk {
+			e.set(c-1, c+1, join(e.chunks[c-1].items, left, right))
 			return
 		}
-		if c+1 < len(e.chunks) && len(chunk)+len(e.chunks[c+1]) <= fullChunk {
-			e.set(c, c+2, join(left, right, e.chunks[c+1]))
+		if c+1 < len(e.chunks) && len(items)+len(e.chunks[c+1].items) <= fullChunk {
+			e.set(c, c+2, join(left, right, e.chunks[c+1].items))
 			return
 		}
 	}
@@ -166,43 +165,43 @@ func (e *edit[E]) insert(x *E) {
 	e.count++
 	single := make([]atomic.Pointer[E], 1)
 	single[0].Store(x)
+	if len(e.chunks) == 0 {
+		e.set(0, 0, join(single))
+		return
+	}
 	c, i := e.at(func(y *E) bool { return e.order.compare(y, x) > 0 })
 	if i == 0 && c > 0 { // between two chunks: the end of the one before
 		c--
-		i = len(e.chunks[c])
+		i = len(e.chunks[c].items)
 	}
-	if len(e.chunks) == 0 {
-		e.set(0, 0, single)
-		return
-	}
-	chunk := e.chunks[c]
-	half := len(chunk) / 2
+	items := e.chunks[c].items
+	half := len(items) / 2
 	switch {
-	case len(chunk) < maxChunk:
-		e.set(c, c+1, join(chunk[:i], single, chunk[i:]))
-	case i == len(chunk) && c == len(e.chunks)-1: // lists that grow at their end have full chunks
-		e.set(c+1, c+1, single)
+	case len(items) < maxChunk:
+		e.set(c, c+1, join(items[:i], single, items[i:]))
+	case i == len(items) && c == len(e.chunks)-1: // lists that grow at their end have full chunks
+		e.set(c+1, c+1, join(single))
 	case i <= half:
-		e.set(c, c+1, join(chunk[:i], single, chunk[i:half]), join(chunk[half:]))
+		e.set(c, c+1, join(items[:i], single, items[i:half]), join(items[half:]))
 	default:
-		e.set(c, c+1, join(chunk[:half]), join(chunk[half:i], single, chunk[i:]))
+		e.set(c, c+1, join(items[:half]), join(items[half:i], single, items[i:]))
 	}
 }
 
 // join copies parts of chunks into a new one. That copies atomic pointers, whose
 // documentation forbids it because somebody might store to one of them meanwhile: only
 // the writer stores, and it is here.
-func join[E any](parts ...[]atomic.Pointer[E]) []atomic.Pointer[E] {
+func join[E any](parts ...[]atomic.Pointer[E]) *chunk[E] {
 	n := 0
 	for _, p := range parts {
 		n += len(p)
 	}
-	chunk := make([]atomic.Pointer[E], n)
+	items := make([]atomic.Pointer[E], n)
 	n = 0
 	for _, p := range parts {
-		n += copy(chunk[n:], p)
+		n += copy(items[n:], p)
 	}
-	return chunk
+	return &chunk[E]{items}
 }
 
 // publish makes the edit visible and returns by how many bytes the list has grown.
@@ -237,13 +236,13 @@ func (l *list[E]) merge(o *order[E], added []*E, gone func(*E) bool) int64 {
 	next := &snapshot[E]{count: len(all)}
 	delta := -before.bytes()
 	if len(all) > 0 {
-		next.chunks = make([][]atomic.Pointer[E], 0, (len(all)+fullChunk-1)/fullChunk)
+		next.chunks = make([]*chunk[E], 0, (len(all)+fullChunk-1)/fullChunk)
 		for part := range slices.Chunk(all, fullChunk) {
-			chunk := make([]atomic.Pointer[E], len(part))
+			items := make([]atomic.Pointer[E], len(part))
 			for i, x := range part {
-				chunk[i].Store(x)
+				items[i].Store(x)
 			}
-			next.chunks = append(next.chunks, chunk)
+			next.chunks = append(next.chunks, &chunk[E]{items})
 		}
 	}
 	l.current.Store(next)
@@ -254,7 +253,7 @@ func (l *list[E]) merge(o *order[E], added []*E, gone func(*E) bool) int64 {
 func (s *snapshot[E]) bytes() int64 {
 	n := s.directoryBytes()
 	for _, c := range s.chunks {
-		n += chunkBytes(len(c))
+		n += c.bytes()
 	}
 	return n
 }
@@ -264,7 +263,9 @@ func (s *snapshot[E]) directoryBytes() int64 {
 	if len(s.chunks) == 0 {
 		return 0
 	}
-	return allocated(len(s.chunks)*sliceBytes) + allocated(sliceBytes+8)
+	return allocated(len(s.chunks)*pointerBytes) + allocated(sliceBytes+8)
 }
 
-func chunkBytes(n int) int64 { return allocated(n * pointerBytes) }
+func (c *chunk[E]) bytes() int64 {
+	return allocated(sliceBytes) + allocated(len(c.items)*pointerBytes)
+}

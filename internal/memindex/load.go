@@ -1,9 +1,6 @@
 package memindex
 
 import (
-	"cmp"
-	"encoding/binary"
-	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -86,22 +83,27 @@ func (t *Table[K, R]) loadShard(shard int, parts [][]hashed[R]) (added []*R, rep
 		return nil, nil
 	}
 	t.primary.reserve(shard, n)
+	var grown sizes
 	added = make([]*R, 0, n)
 	replaced = map[*R]int{}
 	for _, part := range parts {
 		for _, x := range part {
 			old := t.primary.find(x.hash, t.primary.key(x.record))
-			if old != nil {
-				if old == x.record || !t.options.Supersedes(old, x.record) {
-					continue
-				}
+			switch {
+			case old == nil:
+				t.primary.add(x.hash, x.record)
+			case old == x.record || !t.options.Supersedes(old, x.record):
+				continue
+			default:
+				t.primary.set(x.hash, x.record)
 				replaced[old]++
 			}
-			t.primary.set(x.hash, x.record)
-			t.count(old, x.record)
+			grown.add(t.sizes(x.record), 1)
+			grown.add(t.sizes(old), -1)
 			added = append(added, x.record)
 		}
 	}
+	t.count(grown)
 	added = slices.DeleteFunc(added, func(r *R) bool {
 		if replaced[r] > 0 {
 			replaced[r]--
@@ -111,8 +113,6 @@ func (t *Table[K, R]) loadShard(shard int, parts [][]hashed[R]) (added []*R, rep
 	})
 	return added, replaced
 }
-
-func keys[R any](set map[*R]bool) []*R { return slices.Collect(maps.Keys(set)) }
 
 // parallel calls f with 0 to n-1, as many at once as there are processors.
 func parallel(n int, f func(i int)) {
@@ -195,29 +195,5 @@ func mergeInto[E any](to, a, b []E, compare func(a, b E) int) {
 		} else {
 			to[i], b = b[0], b[1:]
 		}
-	}
-}
-
-// sortByName sorts by name first: the first eight bytes as a number decide most
-// comparisons without following a pointer.
-func sortByName[R any](names []named[R], compare func(a, b *named[R]) int) {
-	type ranked struct {
-		first uint64
-		named[R]
-	}
-	s := make([]ranked, len(names))
-	for i, n := range names {
-		var first [8]byte
-		copy(first[:], n.name)
-		s[i] = ranked{binary.BigEndian.Uint64(first[:]), n}
-	}
-	sortBy(s, func(a, b ranked) int {
-		if a.first != b.first {
-			return cmp.Compare(a.first, b.first)
-		}
-		return compare(&a.named, &b.named)
-	})
-	for i := range s {
-		names[i] = s[i].named
 	}
 }

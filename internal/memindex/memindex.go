@@ -166,7 +166,9 @@ func (t *Table[K, R]) put(r *R) bool {
 		return false
 	}
 	t.primary.set(h, r)
-	t.count(old, r)
+	grown := t.sizes(r)
+	grown.add(t.sizes(old), -1)
+	t.count(grown)
 	before, after := t.ifLive(old), t.ifLive(r)
 	if before == nil && after == nil {
 		return true
@@ -185,23 +187,29 @@ func (t *Table[K, R]) ifLive(r *R) *R {
 	return r
 }
 
-// count accounts for next in the place of old. Either may be nil.
-func (t *Table[K, R]) count(old, next *R) {
-	var records, live, bytes int64
-	if next != nil {
-		records, bytes = 1, int64(t.options.Bytes(next))
-		if t.options.Live(next) {
-			live = 1
-		}
+// sizes are what the table counts of records.
+type sizes struct{ records, live, bytes int64 }
+
+func (s *sizes) add(more sizes, times int64) {
+	s.records += times * more.records
+	s.live += times * more.live
+	s.bytes += times * more.bytes
+}
+
+// sizes are those of a record, nil being none.
+func (t *Table[K, R]) sizes(r *R) sizes {
+	switch {
+	case r == nil:
+		return sizes{}
+	case t.options.Live(r):
+		return sizes{records: 1, live: 1, bytes: int64(t.options.Bytes(r))}
+	default:
+		return sizes{records: 1, bytes: int64(t.options.Bytes(r))}
 	}
-	if old != nil {
-		records--
-		bytes -= int64(t.options.Bytes(old))
-		if t.options.Live(old) {
-			live--
-		}
-	}
-	t.records.Add(records)
-	t.live.Add(live)
-	t.recordBytes.Add(bytes)
+}
+
+func (t *Table[K, R]) count(grown sizes) {
+	t.records.Add(grown.records)
+	t.live.Add(grown.live)
+	t.recordBytes.Add(grown.bytes)
 }

@@ -56,15 +56,16 @@ func AddPrefixes[K comparable, R any](t *Table[K, R], names func(r *R, add func(
 	return x
 }
 
-// eachBeginning calls add with the first 0 to rankedRunes runes of a name.
+// eachBeginning calls add with the first 0 to rankedRunes runes of a name, up to what
+// is not UTF-8: prefixes of that are looked for among the names.
 func eachBeginning(name string, add func(string)) {
 	add("")
 	end := 0
 	for range rankedRunes {
-		if end == len(name) {
+		r, size := utf8.DecodeRuneInString(name[end:])
+		if r == utf8.RuneError && size <= 1 {
 			return
 		}
-		_, size := utf8.DecodeRuneInString(name[end:])
 		end += size
 		add(name[:end])
 	}
@@ -149,36 +150,6 @@ func (x *Prefixes[R]) replace(old, next *R) {
 		}
 	}
 	x.size.Add(delta + e.publish())
-}
-
-func (x *Prefixes[R]) load(added []*R, gone map[*R]bool) {
-	// Once in order, records come to every list of a beginning in order.
-	added = slices.Clone(added)
-	sortBy(added, x.ranked.order.compare)
-	x.ranked.load(added, gone)
-
-	parts := partition(added, func(r *R, to func(int, named[R])) {
-		var d distinct[string]
-		x.names(r, d.add)
-		for _, name := range d.keys {
-			to(0, named[R]{name, r})
-		}
-	})
-	names := slices.Concat(parts[0]...)
-	sortByName(names, x.order.compare)
-	pointers := make([]*named[R], len(names))
-	for i, n := range names {
-		pointers[i] = &named[R]{n.name, n.record}
-	}
-	delta := int64(len(names)) * namedBytes
-	delta += x.byName.merge(&x.order, pointers, func(n *named[R]) bool {
-		if gone[n.record] {
-			delta -= namedBytes
-			return true
-		}
-		return false
-	})
-	x.size.Add(delta)
 }
 
 func (x *Prefixes[R]) bytes() int64 { return x.ranked.bytes() + x.size.Load() }

@@ -112,11 +112,14 @@ func (u *Unique[J, R]) load(added []*R, gone map[*R]bool) {
 		u.holders.reserve(shard, n)
 		for _, part := range claims[shard] {
 			for _, c := range part {
-				if holder := u.holders.find(c.hash, c.key); holder != nil && !gone[holder] {
+				switch holder := u.holders.find(c.hash, c.key); {
+				case holder == nil:
+					u.holders.add(c.hash, c.record)
+				case gone[holder]:
+					u.holders.set(c.hash, c.record)
+				default:
 					u.wait(c.key, c.record)
-					continue
 				}
-				u.holders.set(c.hash, c.record)
 			}
 		}
 	})
