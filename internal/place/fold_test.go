@@ -25,6 +25,7 @@ func TestNamesAreFoldedAsPeopleTypeThem(t *testing.T) {
 		{"dashes", "Saint-Denis", "saint denis"},
 		{"a dash of another kind", "Saint\u2010Denis \u2013 Réunion", "saint denis reunion"},
 		{"white space around and between", "  New\u00a0 York\t", "new york"},
+		{"two spaces", "new  york", "new york"},
 		{"apostrophes", "L'Aquila", "laquila"},
 		{"apostrophes of books", "L’Aquila", "laquila"},
 		{"an accent for an apostrophe", "L´Aquila", "laquila"},

@@ -140,6 +140,28 @@ func TestWhatIsOlderChangesNothing(t *testing.T) {
 	if l := x.localized(munich().ID, []string{"de"}); l != nil {
 		t.Errorf("it is back after it was deleted: %+v", l)
 	}
+	x = NewIndex(render)
+	x.Apply([]Place{at(english(munich()), 2, 3), at(munich(), 1, 3)})
+	if l := x.localized(munich().ID, []string{"de"}); l == nil || l.Key.Language != "en" {
+		t.Errorf("of two versions of one change the older one is shown: %+v", l)
+	}
+}
+
+func TestATombstoneIsListedNowhere(t *testing.T) {
+	gone := at(munich(), 2, 2) // with what it had, as a store may leave it
+	gone.Deleted = true
+	for name, fill := range map[string]func(x *Index) error{
+		"applied": func(x *Index) error { x.Apply([]Place{at(munich(), 1, 1)}); x.Apply([]Place{gone}); return nil },
+		"loaded":  func(x *Index) error { return load(x, []Place{gone}) },
+	} {
+		x := NewIndex(render)
+		if err := fill(x); err != nil {
+			t.Fatal(err)
+		}
+		if l := x.localized(gone.ID, []string{"de"}); l != nil || x.regions.Len(region{}) != 0 || x.regions.Len(region{country: "DE"}) != 0 {
+			t.Errorf("%s: %+v, %d places are listed", name, l, x.regions.Len(region{}))
+		}
+	}
 }
 
 func TestALoadBringsNothingBack(t *testing.T) {

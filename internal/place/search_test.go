@@ -101,6 +101,7 @@ func TestPlacesAreFoundByHowTheirNamesBegin(t *testing.T) {
 		{"of a country, by any of the languages", Query{Prefix: "mun", CountryCode: "DE", Languages: []string{"de"}}, []string{"4 de München"}},
 		{"of a country without places", Query{Prefix: "ber", CountryCode: "ZZ"}, []string{}},
 		{"cities alone", Query{Prefix: "m", Kind: City, Languages: []string{"en"}}, []string{"10 en Moscow", "4 en Munich"}},
+		{"cities alone, where only countries are called so", Query{Prefix: "g", Kind: City}, []string{}},
 		{"countries alone", Query{Prefix: "f", Kind: Country}, []string{"250 en France"}},
 		{"countries alone, by the name in another language", Query{Prefix: "german", Kind: Country, Languages: []string{"fr"}}, []string{"276 fr Allemagne"}},
 		{"by nothing: countries, then the largest", Query{Limit: 6}, []string{"250 en France", "276 en Germany", "300 en Greece", "392 en Japan", "10 en Moscow", "11 en São Paulo"}},
