@@ -18,6 +18,11 @@
 // off, emptied or made slow, and so are instances. After each fault the service must
 // recover by itself within a stated time, and in the end the same must hold as above.
 //
+// Reads: three instances answer products, places and orders from memory while two of
+// them change one product at once, broadcasts are lost, Redis is flushed, silent or
+// gone, and the database is away. No instance may go back in time, all must come to
+// show the same, and what may be out of date must say so.
+//
 // TORTURE_KILLS sets the number of kills (default 5; 0 skips the test) and
 // TORTURE_SEED the moments, so that a run can be repeated as far as a race with
 // a process can be. TORTURE_CUTS (40) is how many connections to PostgreSQL are cut
