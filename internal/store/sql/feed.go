@@ -40,14 +40,15 @@ func (f *rowFeed[Row, Rec]) all(ctx context.Context, db *stdsql.DB, each func([]
 		defer close(pages)
 		failed = f.pages(ctx, db, pages)
 	}()
-	err := f.decode(pages, each)
-	cancel()
-	for range pages { // until the other has ended
-	}
-	if err != nil {
+	defer func() { // whatever each does
+		cancel()
+		for range pages { // until the other has ended
+		}
+	}()
+	if err := f.decode(pages, each); err != nil {
 		return err
 	}
-	return failed
+	return failed // of before pages was closed
 }
 
 // pages sends the pages of the table.
