@@ -196,8 +196,12 @@ func (c *Cache[V]) stale(key string) (Entry[V], bool) {
 	if it == nil || it.negative || now >= it.dead {
 		return Entry[V]{}, false
 	}
+	if it.fresh(now) { // put meanwhile
+		e, _ := c.hit(it, now)
+		return e, true
+	}
 	c.m.stale.Inc()
-	return Entry[V]{Value: it.value, Version: it.version, Age: time.Duration(now - it.at), Stale: !it.fresh(now), Level: levelRAM}, true
+	return Entry[V]{Value: it.value, Version: it.version, Age: time.Duration(now - it.at), Stale: true, Level: levelRAM}, true
 }
 
 // miss joins a flight, or begins one.
@@ -223,7 +227,7 @@ func (c *Cache[V]) miss(ctx context.Context, key string, load func(context.Conte
 		}
 		f := s.flights[key]
 		if f == nil {
-			f = c.start(ctx, s, key, load, 1)
+			f = c.start(ctx, s, key, load, 0)
 		}
 		joined := c.tags.now()
 		s.mu.Unlock()

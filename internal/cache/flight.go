@@ -56,7 +56,9 @@ const (
 )
 
 // start begins a flight. The shard is locked.
+// left is how long what the second level has must be fresh still to do.
 func (c *Cache[V]) start(ctx context.Context, s *shard[V], key string, load func(context.Context) (Loaded[V], error), left time.Duration) *flight[V] {
+	left = max(left.Truncate(time.Millisecond), time.Millisecond) // a Remote counts in these
 	f := &flight[V]{began: c.tags.now(), done: make(chan struct{})}
 	if c.teller != nil {
 		f.clears = c.teller.clears.Load()
