@@ -107,6 +107,9 @@ func identifyOperator(_ context.Context, r *http.Request) (*auth.Principal, *pro
 // methodVisitor is the method of a principal that showed no credential.
 const methodVisitor = "visitor"
 
+// anyVisitor is whoever shows no credential and names no tenant. It is never changed.
+var anyVisitor = &auth.Principal{Method: methodVisitor}
+
 // identifyVisitor says which tenant's public catalogue a caller without a
 // credential wants to see: the one of the header, else of the parameter "tenant".
 func identifyVisitor(r *http.Request) (*auth.Principal, *problem) {

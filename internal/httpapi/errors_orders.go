@@ -1,14 +1,17 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"millrace/internal/audit"
 	"millrace/internal/catalog"
 	"millrace/internal/fulfilment"
 	"millrace/internal/inventory"
 	"millrace/internal/order"
+	"millrace/internal/place"
 )
 
 // shopProblem turns an error of orders, the catalogue, stock, the audit log or
@@ -32,6 +35,11 @@ func shopProblem(err error) *problem {
 		return newProblem(slugNotFound, "there is no order with that id that you may see")
 	case errors.Is(err, catalog.ErrNotFound):
 		return newProblem(slugNotFound, "the tenant has no product with that SKU; GET /products lists them")
+	case errors.Is(err, place.ErrNotFound):
+		return newProblem(slugNotFound, "there is no place with that id; GET /places?prefix= finds them by name")
+	case errors.Is(err, catalog.ErrLoading), errors.Is(err, place.ErrLoading):
+		return newProblem(slugLoading, "this instance has started just now and is still reading what you ask for into its memory; wait for retryAfter seconds and ask again").
+			after(time.Second).because(err)
 	case errors.Is(err, inventory.ErrNotFound):
 		return newProblem(slugNotFound, "no stock was ever set for that SKU; PUT /stock/{sku} does")
 	case errors.Is(err, fulfilment.ErrNotFound):
@@ -73,6 +81,16 @@ func shopInvalid(err error) *problem {
 		return newProblem(slugStockOutOfRange, overflow.Error())
 	}
 	return nil
+}
+
+// placeQueryProblem is the problem of a search for places, whose fields are query
+// parameters.
+func placeQueryProblem(ctx context.Context, err error) *problem {
+	var invalid *place.InvalidError
+	if errors.As(err, &invalid) {
+		return invalidParameter(invalid.Field, "is not valid: "+invalid.Detail)
+	}
+	return problemOf(ctx, err)
 }
 
 // invalidMember is the problem of a member that the domain refuses.

@@ -19,6 +19,36 @@ func etagVersion(tag string) (int64, bool) {
 	return v, err == nil
 }
 
+// representedVersion returns the version of what an ETag of this server stands for,
+// in whatever language and encoding: "v7", "v7-de", "v7-gzip" and "v7-de-zstd" are all
+// of version 7.
+func representedVersion(tag string) (int64, bool) {
+	version, _, represented := strings.Cut(tag, "-")
+	if !represented {
+		return etagVersion(tag)
+	}
+	if !strings.HasSuffix(tag, `"`) || strings.Count(tag, `"`) != 2 {
+		return 0, false
+	}
+	return etagVersion(version + `"`)
+}
+
+// matchesTag says whether an If-None-Match names the ETag of what would be answered,
+// by the weak comparison of RFC 9110.
+func matchesTag(ifNoneMatch []string, tag string) bool {
+	for _, list := range ifNoneMatch {
+		for more := true; more; {
+			var named string
+			named, list, more = strings.Cut(list, ",")
+			named = strings.TrimPrefix(strings.Trim(named, " \t"), "W/")
+			if named == tag || named == "*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // matches says whether an If-None-Match names a version: the weak comparison of
 // RFC 9110, in which a proxy's W/ does not matter.
 func matches(ifNoneMatch string, version int64) bool {
@@ -59,7 +89,7 @@ func readPrecondition(ifMatch, ifNoneMatch string) (precondition, error) {
 	case ifMatch == "*":
 		return precondition{given: true}, nil
 	}
-	v, ok := etagVersion(ifMatch)
+	v, ok := representedVersion(ifMatch)
 	if !ok {
 		return precondition{}, invalidHeader("If-Match", fmt.Sprintf("%s is not an ETag of this server; send the one you were given, such as %s, quotes included", clip(ifMatch), etagOf(3)))
 	}

@@ -26,6 +26,7 @@ type exchange struct {
 	w         http.ResponseWriter
 	ctx       context.Context // of the request, with trace and log ids; handed to the route as an argument
 	span      trace.Span      // nil unless a tracer is configured
+	surface   *surface
 	route     *route
 	principal *auth.Principal
 	id        string
@@ -36,8 +37,19 @@ type exchange struct {
 	// pending is the request's body while some of it may be unread on a connection
 	// that other requests will use; nil where nobody needs to care.
 	pending io.ReadCloser
-	cut     bool  // the connection must not be used again
-	cause   error // what lies behind it, for the log
+	cut     bool     // the connection must not be used again
+	cause   error    // what lies behind it, for the log
+	values  []string // room for values of headers: net/http writes them when this is over
+}
+
+// value returns the value of a header. It saves an allocation for each.
+func (ex *exchange) value(s string) []string {
+	if len(ex.values) == cap(ex.values) {
+		return []string{s}
+	}
+	n := len(ex.values)
+	ex.values = append(ex.values, s)
+	return ex.values[n : n+1 : n+1]
 }
 
 // Header, Write and WriteHeader make an exchange an http.ResponseWriter.
@@ -155,16 +167,16 @@ func (ex *exchange) note(p *problem) {
 func (sf *surface) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := sf.server
 	ex := s.exchanges.Get().(*exchange)
-	ex.w, ex.start, ex.route = w, time.Now(), sf.unmatched
+	ex.w, ex.start, ex.surface, ex.route = w, time.Now(), sf, sf.unmatched
 	defer sf.finish(ex, r)
 	s.metrics.inFlight.Inc()
 
 	ex.id = requestID(r.Header)
 	trace := s.begin(ex, r)
 	h := w.Header()
-	values := [...]string{ex.id, trace}
-	h["X-Request-Id"] = values[0:1:1]
-	h["Traceparent"] = values[1:2:2]
+	ex.values = make([]string, 0, 5)
+	h["X-Request-Id"] = ex.value(ex.id)
+	h["Traceparent"] = ex.value(trace)
 	h["X-Content-Type-Options"] = valueNoSniff
 	h["Cache-Control"] = valueNoStore
 	if r.TLS != nil {

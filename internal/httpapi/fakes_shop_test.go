@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ type fakeOrders struct {
 	refund   order.RefundRequest
 	shipment order.Shipment
 	page     order.Page
+	age      time.Duration // of what is cached, which is stale then
 
 	// waits receives the version of each WaitStatus, which then waits for change, its
 	// context or its time.
@@ -82,6 +84,13 @@ func (f *fakeOrders) Order(_ context.Context, v order.Viewer, id string) (order.
 	return f.find(v, id)
 }
 
+func (f *fakeOrders) Cached(_ context.Context, v order.Viewer, id string) (order.View, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o, err := f.find(v, id)
+	return order.View{Order: o, Age: f.age, Stale: f.age > 0}, err
+}
+
 func (f *fakeOrders) WaitStatus(ctx context.Context, v order.Viewer, id string, version int64, wait time.Duration) (order.Order, error) {
 	o, err := f.Order(ctx, v, id)
 	if err != nil || version != 0 && o.Version != version || version == 0 && o.Status.Terminal() {
@@ -119,14 +128,14 @@ func (f *fakeOrders) History(_ context.Context, v order.Viewer, id string) ([]or
 	return f.history, nil
 }
 
-func (f *fakeOrders) List(_ context.Context, v order.Viewer, q order.Query) (order.Page, error) {
+func (f *fakeOrders) CachedList(_ context.Context, v order.Viewer, q order.Query) (order.ListView, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.viewer, f.query = v, q
 	if q.Cursor == "bad" {
-		return order.Page{}, order.ErrBadCursor
+		return order.ListView{}, order.ErrBadCursor
 	}
-	return f.page, f.err
+	return order.ListView{Page: f.page, Age: f.age, Stale: f.age > 0}, f.err
 }
 
 func (f *fakeOrders) do(c order.Command) (order.Order, error) {
@@ -177,10 +186,12 @@ func (f *fakeOrders) SettleByHand(_ context.Context, c order.Command) (order.Ord
 // fakeCatalog keeps products in memory as the store's contract says.
 type fakeCatalog struct {
 	mu       sync.Mutex
-	products map[string]catalog.Product // tenant/sku
+	products map[string]catalog.Product // tenant/sku, tombstones included
+	items    map[string]*catalog.Item   // of those that are not deleted
 	prices   []catalog.Price
 	query    catalog.Query
 	actor    audit.Actor
+	loading  bool
 	err      error
 }
 
@@ -190,50 +201,87 @@ func (f *fakeCatalog) Put(_ context.Context, puts []catalog.Put) ([]catalog.PutR
 	results, errs := make([]catalog.PutResult, len(puts)), make([]error, len(puts))
 	for i, p := range puts {
 		f.actor = p.Actor
-		key := p.Product.TenantID + "/" + p.Product.SKU
-		old, there := f.products[key]
-		switch {
-		case p.Product.Price.Amount <= 0:
-			errs[i] = &catalog.InvalidError{Field: "price.amount", Detail: "must be above zero"}
-			continue
-		case p.IfVersion > 0 && old.Version != p.IfVersion, p.IfVersion < 0 && there:
-			results[i].Product, errs[i] = old, catalog.ErrVersion
-			continue
-		}
-		changed := !there || old.Price != p.Product.Price || old.Active != p.Product.Active
-		if changed {
-			p.Product.Version, p.Product.CreatedAt, p.Product.UpdatedAt = old.Version+1, testNow, testNow
-			f.products[key] = p.Product
-		}
-		results[i] = catalog.PutResult{Product: f.products[key], Created: !there, Changed: changed}
+		results[i], errs[i] = f.put(p)
 	}
 	return results, errs, f.err
 }
 
-func (f *fakeCatalog) Get(_ context.Context, tenantID, sku string) (catalog.Product, error) {
+func (f *fakeCatalog) put(p catalog.Put) (catalog.PutResult, error) {
+	key := p.Product.TenantID + "/" + p.Product.SKU
+	old := f.products[key]
+	there := old.Version > 0 && !old.Deleted
+	for _, other := range f.products {
+		if p.Product.Slug != "" && other.Slug == p.Product.Slug && other.TenantID == p.Product.TenantID && other.SKU != p.Product.SKU {
+			return catalog.PutResult{Product: other}, catalog.ErrSlugTaken
+		}
+	}
+	switch {
+	case p.Product.Price.Amount <= 0 && !p.Product.Deleted:
+		return catalog.PutResult{}, &catalog.InvalidError{Field: "price.amount", Detail: "must be above zero"}
+	case p.IfVersion > 0 && (!there || old.Version != p.IfVersion), p.IfVersion == catalog.NoVersion && there, p.IfVersion == catalog.AnyVersion && !there:
+		return catalog.PutResult{Product: old}, catalog.ErrVersion
+	case p.Product.Deleted && !there:
+		return catalog.PutResult{}, catalog.ErrNotFound
+	}
+	changed := !there || p.Product.Deleted || string(RenderProduct(new(versioned(p.Product, old)))) != string(RenderProduct(&old))
+	if changed {
+		p.Product = versioned(p.Product, old)
+		p.Product.Version++
+		f.products[key] = p.Product
+		delete(f.items, key)
+		if q := p.Product; !q.Deleted {
+			f.items[key] = &catalog.Item{TenantID: q.TenantID, SKU: q.SKU, Slug: q.Slug, Category: q.Category, Position: q.Position,
+				Version: q.Version, Active: q.Active, Body: RenderProduct(&q), UpdatedAt: q.UpdatedAt}
+		}
+	}
+	return catalog.PutResult{Product: f.products[key], Created: !there, Changed: changed}, nil
+}
+
+// versioned is a product as a store would write it over old.
+func versioned(p, old catalog.Product) catalog.Product {
+	p.Version, p.CreatedAt, p.UpdatedAt = old.Version, testNow, testNow
+	return p
+}
+
+func (f *fakeCatalog) find(which func(*catalog.Item) bool) (*catalog.Item, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p, ok := f.products[tenantID+"/"+sku]
-	if !ok {
-		return p, catalog.ErrNotFound
+	if f.loading {
+		return nil, fmt.Errorf("%w: 40,000 records", catalog.ErrLoading)
 	}
-	return p, nil
+	for _, it := range f.items {
+		if which(it) {
+			return it, nil
+		}
+	}
+	return nil, catalog.ErrNotFound
+}
+
+func (f *fakeCatalog) Get(_ context.Context, tenantID, sku string) (*catalog.Item, error) {
+	return f.find(func(it *catalog.Item) bool { return it.TenantID == tenantID && it.SKU == sku })
+}
+
+func (f *fakeCatalog) BySlug(_ context.Context, tenantID, slug string) (*catalog.Item, error) {
+	return f.find(func(it *catalog.Item) bool { return it.TenantID == tenantID && it.Slug == slug })
 }
 
 func (f *fakeCatalog) List(_ context.Context, q catalog.Query) (catalog.Page, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.query = q
-	if q.Cursor == "bad" {
+	switch {
+	case q.Cursor == "bad":
 		return catalog.Page{}, catalog.ErrBadCursor
+	case f.loading:
+		return catalog.Page{}, catalog.ErrLoading
 	}
 	page := catalog.Page{Next: "n"}
-	for _, p := range f.products {
-		if p.TenantID == q.TenantID {
-			page.Products = append(page.Products, p)
+	for _, it := range f.items {
+		if it.TenantID == q.TenantID && (it.Active || q.Inactive) && (q.Category == "" || it.Category == q.Category) {
+			page.Items = append(page.Items, it)
 		}
 	}
-	slices.SortFunc(page.Products, func(a, b catalog.Product) int { return strings.Compare(a.SKU, b.SKU) })
+	slices.SortFunc(page.Items, func(a, b *catalog.Item) int { return strings.Compare(a.SKU, b.SKU) })
 	return page, nil
 }
 
@@ -437,6 +485,7 @@ func (f *fakeLedger) Charges(_ context.Context, tenantID, cursor string, _ int) 
 type shop struct {
 	orders    *fakeOrders
 	catalog   *fakeCatalog
+	places    *fakePlaces
 	stock     *fakeStock
 	audit     *fakeAudit
 	endpoints *fakeEndpoints
@@ -446,13 +495,15 @@ type shop struct {
 
 func newShop() shop {
 	return shop{
-		orders: newFakeOrders(), catalog: &fakeCatalog{products: map[string]catalog.Product{}},
-		stock: &fakeStock{levels: map[string]inventory.Level{}, keys: map[string]int64{}, lines: map[int64]bool{}},
-		audit: &fakeAudit{}, endpoints: &fakeEndpoints{endpoints: map[string]fulfilment.Endpoint{}}, notices: &fakeNotices{}, ledger: &fakeLedger{},
+		orders: newFakeOrders(), catalog: &fakeCatalog{products: map[string]catalog.Product{}, items: map[string]*catalog.Item{}},
+		places: newFakePlaces(),
+		stock:  &fakeStock{levels: map[string]inventory.Level{}, keys: map[string]int64{}, lines: map[int64]bool{}},
+		audit:  &fakeAudit{}, endpoints: &fakeEndpoints{endpoints: map[string]fulfilment.Endpoint{}}, notices: &fakeNotices{}, ledger: &fakeLedger{},
 	}
 }
 
 func (s *shop) open(o *Options) {
+	o.Places = s.places
 	o.Orders, o.Catalog, o.Stock, o.Audit, o.Endpoints, o.PaymentNotices, o.Sandbox = s.orders, s.catalog, s.stock, s.audit, s.endpoints, s.notices, s.ledger
 	known := o.Auth.(fakeAuth).principals
 	buyer := auth.MakeScopes(auth.ScopeOrdersRead, auth.ScopeOrdersWrite)

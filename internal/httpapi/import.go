@@ -52,6 +52,9 @@ func (sf *surface) importProducts() handler {
 				return err
 			}
 			for i, result := range results {
+				if errors.Is(errs[i], catalog.ErrSlugTaken) {
+					errs[i] = errors.New("slug: " + slugTaken(lines[i].Slug, done[i].Product.SKU))
+				}
 				result.settle(errs[i], !done[i].Changed)
 			}
 			return nil

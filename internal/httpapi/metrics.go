@@ -20,6 +20,10 @@ type Metrics struct {
 	bodyBytes *prometheus.CounterVec
 	certUntil prometheus.Gauge
 	certFails prometheus.Counter
+
+	variantBytes prometheus.Gauge
+	variantsMade *prometheus.CounterVec
+	stale        *prometheus.CounterVec
 }
 
 // NewMetrics registers the edge's metrics; with a nil registerer they count for
@@ -43,9 +47,16 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "When the served certificate ends, in seconds since the Unix epoch; 0 without TLS."}),
 		certFails: prometheus.NewCounter(prometheus.CounterOpts{Name: "millrace_http_tls_reload_failures_total",
 			Help: "Times a changed certificate could not be loaded; the old one is served on."}),
+		variantBytes: prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_http_variant_bytes",
+			Help: "Memory of compressed and translated products and places, when the last one was made."}),
+		variantsMade: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "millrace_http_variants_made_total",
+			Help: "Compressed and translated products and places that were made, by kind. Those in use are made once."}, []string{"kind"}),
+		stale: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "millrace_http_stale_answers_total",
+			Help: "Answers that may be out of date and say so in Cache-Status, by route."}, []string{"route"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.seconds, m.inFlight, m.streams, m.panics, m.bodyBytes, m.certUntil, m.certFails)
+		reg.MustRegister(m.requests, m.seconds, m.inFlight, m.streams, m.panics, m.bodyBytes, m.certUntil, m.certFails,
+			m.variantBytes, m.variantsMade, m.stale)
 	}
 	return m
 }

@@ -48,7 +48,8 @@ type Options struct {
 	// 32 MiB.
 	VariantBytes int64
 	// CatalogStale and PlacesStale say for how long it has not been known that what
-	// is in memory is what the database has; 0 while it is. Nil means always 0.
+	// is in memory is what the database has; 0 while it is. Nil means that nothing is in
+	// memory: each read asks the database.
 	CatalogStale, PlacesStale func() time.Duration
 
 	// Rates limits each tenant; nil means no limit.

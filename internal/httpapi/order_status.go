@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -23,9 +22,7 @@ func (sf *surface) getOrderStatus(ctx context.Context, ex *exchange, r *http.Req
 		ex.refuse(refused)
 		return
 	}
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	in := params{values: values, err: err}
-	q := in.reader()
+	q := queryOf(r)
 	wait := q.wait("wait", maxStatusWait)
 	if err := q.err(); err != nil {
 		ex.refuse(problemOf(ctx, err))
@@ -35,12 +32,15 @@ func (sf *surface) getOrderStatus(ctx context.Context, ex *exchange, r *http.Req
 		wait = 0
 	}
 	known := r.Header.Get("If-None-Match")
-	o, err := s.statusOf(ctx, ex, p, r.PathValue("id"), known, wait)
+	view, err := s.statusOf(ctx, ex, p, r.PathValue("id"), known, wait)
 	if err != nil {
 		ex.refuse(problemOf(ctx, err))
 		return
 	}
-	h := ex.Header()
+	o, h := &view.Order, ex.Header()
+	if status := s.staleStatus(ex.route.path, view.Stale, view.Age); status != "" {
+		h["Cache-Status"] = []string{status}
+	}
 	h["Etag"] = []string{etagOf(o.Version)}
 	h["Cache-Control"] = valueNoCache
 	if known != "" && matches(known, o.Version) {
@@ -48,7 +48,7 @@ func (sf *surface) getOrderStatus(ctx context.Context, ex *exchange, r *http.Req
 		return
 	}
 	buf := s.answers.Get().(*[]byte)
-	*buf = appendStatus((*buf)[:0], &o)
+	*buf = appendStatus((*buf)[:0], o)
 	ex.answer(http.StatusOK, *buf)
 	s.answers.Put(buf)
 }
@@ -57,31 +57,31 @@ func (sf *surface) getOrderStatus(ctx context.Context, ex *exchange, r *http.Req
 var valueNoCache = []string{"private, no-cache"}
 
 // statusOf returns an order, after it changed or as it stands when the wait is
-// over.
-func (s *Server) statusOf(ctx context.Context, ex *exchange, p *auth.Principal, id, known string, wait time.Duration) (order.Order, error) {
+// over. Who waits is told what the store has, who does not what a cache may have.
+func (s *Server) statusOf(ctx context.Context, ex *exchange, p *auth.Principal, id, known string, wait time.Duration) (order.View, error) {
 	v := viewerOf(p)
 	if wait == 0 {
 		ctx, cancel := context.WithTimeout(ctx, s.o.QueryTimeout)
 		defer cancel()
-		return s.o.Orders.Order(ctx, v, id)
+		return s.o.Orders.Cached(ctx, v, id)
 	}
 	version, single := etagVersion(known)
 	if known != "" && !single { // a list, or *: what stands now is what it is about
 		o, err := s.o.Orders.Order(ctx, v, id)
 		if err != nil || !matches(known, o.Version) {
-			return o, err
+			return order.View{Order: o}, err
 		}
 		version = o.Version
 	}
 	if v.CustomerID != "" {
 		buyer := v.TenantID + "\x00" + v.CustomerID
 		if refused := s.buyers.enter(buyer); refused != nil {
-			return order.Order{}, refused
+			return order.View{}, refused
 		}
 		defer s.buyers.leave(buyer)
 	}
 	if refused := s.waits.enter(p.TenantID); refused != nil {
-		return order.Order{}, refused
+		return order.View{}, refused
 	}
 	defer s.waits.leave(p.TenantID)
 	if !p.ExpiresAt.IsZero() {
@@ -98,7 +98,8 @@ func (s *Server) statusOf(ctx context.Context, ex *exchange, p *auth.Principal, 
 		case <-ctx.Done():
 		}
 	}()
-	return s.o.Orders.WaitStatus(ctx, v, id, version, wait)
+	o, err := s.o.Orders.WaitStatus(ctx, v, id, version, wait)
+	return order.View{Order: o}, err
 }
 
 // appendStatus appends where an order stands.

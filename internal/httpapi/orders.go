@@ -170,7 +170,14 @@ type orderInput struct {
 type (
 	ordersInput      struct{ params }
 	orderOutput      struct{ Body orderView }
-	orderPageOutput  struct{ Body orderPage }
+	shownOrderOutput struct {
+		CacheStatus string `header:"Cache-Status" doc:"Only if it may be out of date since the database cannot be read: the seconds since it was read are in ttl, below zero."`
+		Body        orderView
+	}
+	orderPageOutput struct {
+		CacheStatus string `header:"Cache-Status" doc:"Only if it may be out of date since the database cannot be read: the seconds since it was read are in ttl, below zero."`
+		Body        orderPage
+	}
 	orderStoryOutput struct{ Body orderHistory }
 )
 
@@ -227,11 +234,12 @@ func (s *Server) listOrders(ctx context.Context, in *ordersInput) (*orderPageOut
 	if v.CustomerID != "" && query.CustomerID != "" && query.CustomerID != v.CustomerID {
 		return nil, scopeMissing(p, auth.ScopeOrdersAdmin)
 	}
-	page, err := s.o.Orders.List(ctx, v, query)
+	list, err := s.o.Orders.CachedList(ctx, v, query)
 	if err != nil {
 		return nil, err
 	}
-	out := &orderPageOutput{Body: orderPage{Orders: make([]orderView, len(page.Orders)), NextCursor: page.Next}}
+	page := &list.Page
+	out := &orderPageOutput{CacheStatus: s.staleStatus("/orders", list.Stale, list.Age), Body: orderPage{Orders: make([]orderView, len(page.Orders)), NextCursor: page.Next}}
 	for i := range page.Orders {
 		out.Body.Orders[i] = showOrder(&page.Orders[i], v.CustomerID == "")
 	}
@@ -241,16 +249,16 @@ func (s *Server) listOrders(ctx context.Context, in *ordersInput) (*orderPageOut
 // maxSubjectBytes bounds a customer id that is asked for.
 const maxSubjectBytes = 256
 
-func (s *Server) getOrder(ctx context.Context, in *orderInput) (*orderOutput, error) {
+func (s *Server) getOrder(ctx context.Context, in *orderInput) (*shownOrderOutput, error) {
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
 	v := viewerOf(principalFrom(ctx))
-	o, err := s.o.Orders.Order(ctx, v, in.ID)
+	view, err := s.o.Orders.Cached(ctx, v, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &orderOutput{Body: showOrder(&o, v.CustomerID == "")}, nil
+	return &shownOrderOutput{CacheStatus: s.staleStatus("/orders/{id}", view.Stale, view.Age), Body: showOrder(&view.Order, v.CustomerID == "")}, nil
 }
 
 func (s *Server) getOrderHistory(ctx context.Context, in *orderInput) (*orderStoryOutput, error) {

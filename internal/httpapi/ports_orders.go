@@ -24,13 +24,16 @@ type Orders interface {
 	// It may keep the request's strings.
 	Place(ctx context.Context, r order.Request) (order.Receipt, error)
 
+	// Cached returns an order, CachedList a page (order.ErrBadCursor) of those that the
+	// viewer may see, as a cache may have them. Nothing in them may be changed.
+	Cached(ctx context.Context, v order.Viewer, id string) (order.View, error)
+	CachedList(ctx context.Context, v order.Viewer, q order.Query) (order.ListView, error)
+	// Order returns the order as the store has it.
 	Order(ctx context.Context, v order.Viewer, id string) (order.Order, error)
 	// WaitStatus returns the order once its version is not the given one (0: once its
 	// status is terminal), or as it stands when wait is over or ctx ends.
 	WaitStatus(ctx context.Context, v order.Viewer, id string, version int64, wait time.Duration) (order.Order, error)
 	History(ctx context.Context, v order.Viewer, id string) ([]order.HistoryEntry, error)
-	// List returns a page of what the viewer may see; order.ErrBadCursor.
-	List(ctx context.Context, v order.Viewer, q order.Query) (order.Page, error)
 
 	// The commands. *order.NotAllowedError when the order's status does not take it;
 	// what has happened already is no error.
@@ -47,11 +50,16 @@ type Orders interface {
 
 // Catalog is the products. *catalog.Service is one.
 type Catalog interface {
-	// Put writes products; each has its own result and error, *catalog.InvalidError or
-	// catalog.ErrVersion with the product as it stands in the result. The last error
-	// is of the whole.
+	// Put writes products; each has its own result and error, *catalog.InvalidError,
+	// catalog.ErrVersion with the product as it stands in the result,
+	// catalog.ErrSlugTaken with the product that has the slug, or catalog.ErrNotFound if
+	// there is nothing to delete. The last error is of the whole.
 	Put(ctx context.Context, puts []catalog.Put) ([]catalog.PutResult, []error, error)
-	Get(ctx context.Context, tenantID, sku string) (catalog.Product, error)
+	// Get, BySlug and List answer with Items whose Body RenderProduct made; they are
+	// shared and must not be changed. Errors: catalog.ErrNotFound, catalog.ErrLoading,
+	// catalog.ErrBadCursor, *catalog.InvalidError.
+	Get(ctx context.Context, tenantID, sku string) (*catalog.Item, error)
+	BySlug(ctx context.Context, tenantID, slug string) (*catalog.Item, error)
 	List(ctx context.Context, q catalog.Query) (catalog.Page, error)
 	Prices(ctx context.Context, tenantID, sku string, limit int) ([]catalog.Price, error)
 }

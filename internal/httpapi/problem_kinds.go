@@ -57,6 +57,8 @@ const (
 	slugPreconditionFailed   = "precondition-failed"
 	slugPreconditionRequired = "precondition-required"
 	slugTooManyEndpoints     = "too-many-endpoints"
+	slugSlugTaken            = "slug-taken"
+	slugLoading              = "loading"
 	slugTooManyWaits         = "too-many-waits"
 	slugStoreUnavailable     = "store-unavailable"
 )
@@ -110,6 +112,7 @@ var problemKinds = [...]problemKind{
 	{slugOrderState, 409, "The order's status does not allow that", "Read the order: detail says why it is too early or too late."},
 	{slugStockReserved, 409, "More is reserved than would be left", "Cancel orders first, or leave at least what is reserved."},
 	{slugStockOutOfRange, 409, "The stock would be out of range", "Give a smaller change; the bounds are in detail."},
+	{slugSlugTaken, 409, "Another product has this slug", "Give another slug, or take it from the product that detail names first."},
 	{slugTooManyEndpoints, 409, "The tenant has as many webhook endpoints as there may be", "Delete one first."},
 	{slugPreconditionFailed, 412, "It has changed meanwhile", "Read it again, put your change on top and send the new ETag in If-Match."},
 	{slugBodyTooLarge, 413, "The body is too large", "Send smaller batches; the limit is in detail and counts decompressed bytes."},
@@ -144,6 +147,7 @@ var problemKinds = [...]problemKind{
 	{slugOutcomeUnknown, 503, "The outcome is not known", "Send again with the same ids, or the same Idempotency-Key: what was kept is recognised."},
 	{slugQueryTimeout, 503, "The query took too long", "Ask for a shorter time range or a smaller page."},
 	{slugAuthUnavailable, 503, "Credentials cannot be checked now", "Wait for retryAfter seconds and try again."},
+	{slugLoading, 503, "Not everything is in memory yet", "Wait for retryAfter seconds and ask again, or ask another instance: this one has just started."},
 	{slugNotReady, 503, "Not ready", "Send requests to another instance until this one is ready."},
 }
 

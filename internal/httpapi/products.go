@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -30,8 +31,8 @@ type productView struct {
 }
 
 func showProduct(p *catalog.Product) productView {
-	return productView{SKU: p.SKU, Names: p.Names, Descriptions: p.Descriptions, Price: money(p.Price), Category: p.Category, Slug: p.Slug, Position: p.Position, Attributes: p.Attributes,
-		Active: p.Active, Version: p.Version, CreatedAt: p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC()}
+	return productView{SKU: p.SKU, Names: p.Names, Descriptions: p.Descriptions, Price: money(p.Price), Category: p.Category, Slug: p.Slug, Position: p.Position,
+		Attributes: p.Attributes, Active: p.Active, Version: p.Version, CreatedAt: p.CreatedAt.UTC(), UpdatedAt: p.UpdatedAt.UTC()}
 }
 
 // productRequest is what a product is to be.
@@ -56,9 +57,10 @@ func (r *productRequest) product(tenantID, sku string) catalog.Product {
 	return p
 }
 
+// productPage is the schema of what listProducts writes.
 type productPage struct {
-	Products   []productView `json:"products" nullable:"false" doc:"By SKU."`
-	NextCursor string        `json:"nextCursor" doc:"Give it as cursor to get the next page; empty on the last."`
+	Products   []productView `json:"products" nullable:"false" doc:"By SKU, or, if a category is asked for, by position."`
+	NextCursor string        `json:"nextCursor" doc:"Give it as cursor to get the next page; empty on the last. A page of large products may hold less than limit and not be the last."`
 }
 
 type priceList struct {
@@ -85,25 +87,19 @@ type (
 		IfNoneMatch string `header:"If-None-Match" doc:"* creates and never replaces." example:"*"`
 		Body        productRequest
 	}
-	getProductInput struct {
+	deleteProductInput struct {
 		SKU string `path:"sku" maxLength:"64" doc:"The product's SKU: A-Z a-z 0-9 . _ -" example:"tee-black-m"`
 		params
-		IfNoneMatch string `header:"If-None-Match" doc:"The ETag of the last answer." example:"\"v2\""`
+		IfMatch string `header:"If-Match" doc:"The ETag of the version that you saw." example:"\"v2\""`
 	}
-	productsInput struct{ params }
 	productOutput struct {
 		Status       int
 		ETag         string `header:"ETag" doc:"The product's version."`
 		CacheControl string `header:"Cache-Control"`
 		Body         productView
 	}
-	productPageOutput struct{ Body productPage }
-	priceListOutput   struct{ Body priceList }
+	priceListOutput struct{ Body priceList }
 )
-
-// catalogReaders are everyone with a credential, and without one if the catalogue
-// is public.
-var catalogReaders = access{open: true}
 
 // noCache lets an answer with an ETag be kept and asked about.
 const noCache = "private, no-cache"
@@ -111,44 +107,31 @@ const noCache = "private, no-cache"
 func (sf *surface) registerProducts() {
 	s, tags := sf.server, []string{"Catalogue"}
 	register(sf, huma.Operation{
-		OperationID: "putProduct", Metadata: hasProblems(slugPreconditionFailed), Method: http.MethodPut, Path: "/products/{sku}", Tags: tags,
+		OperationID: "putProduct", Metadata: hasProblems(slugPreconditionFailed, slugSlugTaken), Method: http.MethodPut, Path: "/products/{sku}", Tags: tags,
 		Summary: "Create or replace a product", Description: "201 if it is new. Without If-Match it replaces whatever stands. A put that changes nothing raises no version. " +
 			"Orders keep the price they were placed at.",
 	}, auth.ScopeCatalogWrite, s.putProduct)
-	var tenant []*huma.Param
-	if s.o.CatalogPublic {
-		tenant = []*huma.Param{queryParam("tenant", "Whose catalogue, for callers without a credential; the header "+tenantHeader+" does too.",
-			&huma.Schema{Type: huma.TypeString}, nil)}
-	}
-	registerFor(sf, huma.Operation{
-		OperationID: "getProduct", Method: http.MethodGet, Path: "/products/{sku}", Tags: tags,
-		Summary: "Show a product", Parameters: tenant,
-	}, catalogReaders, s.getProduct)
-	registerFor(sf, huma.Operation{
-		OperationID: "listProducts", Metadata: longRead(), Method: http.MethodGet, Path: "/products", Tags: tags,
-		Summary: "List products by SKU", Description: "Those that can be ordered.",
-		Parameters: append([]*huma.Param{
-			queryParam("category", "Only this category.", &huma.Schema{Type: huma.TypeString}, "clothing"),
-			queryParam("inactive", "true shows products too that cannot be ordered; for catalog:write.", &huma.Schema{Type: huma.TypeBoolean}, nil),
-			limitParam(), cursorParam()}, tenant...),
-	}, catalogReaders, s.listProducts)
+	register(sf, huma.Operation{
+		OperationID: "deleteProduct", Metadata: hasProblems(slugPreconditionFailed, slugNotFound), Method: http.MethodDelete, Path: "/products/{sku}", Tags: tags,
+		DefaultStatus: http.StatusNoContent,
+		Summary:       "Delete a product", Description: "Orders keep what they have of it. One that is made again under the same SKU goes on with the next version.",
+	}, auth.ScopeCatalogWrite, s.deleteProduct)
+	sf.handle(http.MethodGet, "/products/{sku}", sf.getProduct).quiet = true
+	sf.handle(http.MethodGet, "/products", sf.listProducts)
 	registerFor(sf, huma.Operation{
 		OperationID: "listPrices", Method: http.MethodGet, Path: "/products/{sku}/prices", Tags: tags,
-		Summary: "List the prices that a product had", Parameters: append([]*huma.Param{limitParam()}, tenant...),
+		Summary: "List the prices that a product had", Parameters: append([]*huma.Param{limitParam()}, s.tenantParams()...),
 	}, catalogReaders, s.listPrices)
 }
 
-// catalogTenant reads the parameter that names the tenant of a public catalogue.
-// The tenant of a credential cannot be changed by it.
-func (s *Server) catalogTenant(ctx context.Context, q *paramReader) string {
-	own := principalFrom(ctx).TenantID
+// tenantParams is the parameter that names the tenant of a public catalogue, if it
+// is one.
+func (s *Server) tenantParams() []*huma.Param {
 	if !s.o.CatalogPublic {
-		return own
+		return nil
 	}
-	if given := q.take("tenant"); given != "" && given != own {
-		q.wrong("tenant", "is another tenant than that of the credential or the header; leave it out")
-	}
-	return own
+	return []*huma.Param{queryParam("tenant", "Whose catalogue, for callers without a credential; the header "+tenantHeader+" does too.",
+		&huma.Schema{Type: huma.TypeString}, nil)}
 }
 
 func (s *Server) putProduct(ctx context.Context, in *putProductInput) (*productOutput, error) {
@@ -159,45 +142,59 @@ func (s *Server) putProduct(ctx context.Context, in *putProductInput) (*productO
 	if err != nil {
 		return nil, err
 	}
-	tenant := principalFrom(ctx).TenantID
-	put := catalog.Put{Product: in.Body.product(tenant, in.SKU), IfVersion: pre.version, Actor: actorFrom(ctx)}
-	switch {
-	case pre.absent:
-		put.IfVersion = -1
-	case pre.given && pre.version == 0: // whatever stands, but something must
-		p, err := s.o.Catalog.Get(ctx, tenant, in.SKU)
-		if errors.Is(err, catalog.ErrNotFound) {
-			return nil, newProblem(slugPreconditionFailed, "there is no such product, and If-Match asks for one; leave If-Match out to create it")
-		}
-		if err != nil {
-			return nil, err
-		}
-		put.IfVersion = p.Version
-	}
-	results, errs, err := s.o.Catalog.Put(ctx, []catalog.Put{put})
-	if err == nil {
-		err = errs[0]
-	}
-	if errors.Is(err, catalog.ErrVersion) {
-		return nil, s.productChanged(&results[0].Product)
-	}
+	put := catalog.Put{Product: in.Body.product(principalFrom(ctx).TenantID, in.SKU), Actor: actorFrom(ctx)}
+	result, err := s.changeProduct(ctx, put, pre)
 	if err != nil {
 		return nil, err
 	}
-	out := &productOutput{Status: http.StatusOK, ETag: etagOf(results[0].Product.Version), CacheControl: noCache, Body: showProduct(&results[0].Product)}
-	if results[0].Created {
+	out := &productOutput{Status: http.StatusOK, ETag: etagOf(result.Product.Version), CacheControl: noCache, Body: showProduct(&result.Product)}
+	if result.Created {
 		out.Status = http.StatusCreated
 	}
 	return out, nil
 }
 
-// productChanged says that another version stands than the caller wants to
-// replace.
-func (s *Server) productChanged(now *catalog.Product) *problem {
-	if now.Version == 0 {
-		return newProblem(slugPreconditionFailed, "there is no such product; leave If-Match out to create it")
+// changeProduct does what is asked for, if the version stands that is meant.
+func (s *Server) changeProduct(ctx context.Context, put catalog.Put, pre precondition) (catalog.PutResult, error) {
+	switch {
+	case pre.absent:
+		put.IfVersion = catalog.NoVersion
+	case pre.given && pre.version == 0: // whatever stands, but something must
+		put.IfVersion = catalog.AnyVersion
+	default:
+		put.IfVersion = pre.version
 	}
-	return staleVersion("the product", now.Version)
+	results, errs, err := s.o.Catalog.Put(ctx, []catalog.Put{put})
+	if err != nil {
+		return catalog.PutResult{}, err
+	}
+	switch now := &results[0].Product; {
+	case errors.Is(errs[0], catalog.ErrVersion) && (now.Version == 0 || now.Deleted):
+		return results[0], newProblem(slugPreconditionFailed, "there is no such product, and If-Match asks for one; leave If-Match out to create it")
+	case errors.Is(errs[0], catalog.ErrVersion):
+		return results[0], staleVersion("the product", now.Version)
+	case errors.Is(errs[0], catalog.ErrSlugTaken):
+		return results[0], newProblem(slugSlugTaken, slugTaken(put.Product.Slug, now.SKU))
+	}
+	return results[0], errs[0]
+}
+
+// slugTaken says whose slug it is.
+func slugTaken(slug, sku string) string {
+	return fmt.Sprintf("the slug %q is that of the product %s; give another, or take it from that product first", slug, sku)
+}
+
+func (s *Server) deleteProduct(ctx context.Context, in *deleteProductInput) (*noContentOutput, error) {
+	if err := in.reader().err(); err != nil {
+		return nil, err
+	}
+	pre, err := readPrecondition(in.IfMatch, "")
+	if err != nil {
+		return nil, err
+	}
+	product := catalog.Product{TenantID: principalFrom(ctx).TenantID, SKU: in.SKU, Deleted: true}
+	_, err = s.changeProduct(ctx, catalog.Put{Product: product, Actor: actorFrom(ctx)}, pre)
+	return nil, err
 }
 
 // staleVersion is the problem of a change that means another version than the one
@@ -207,77 +204,26 @@ func staleVersion(what string, version int64) *problem {
 		with("ETag", etagOf(version))
 }
 
-func (s *Server) getProduct(ctx context.Context, in *getProductInput) (*productOutput, error) {
-	q := in.reader()
-	tenant := s.catalogTenant(ctx, q)
-	if err := q.err(); err != nil {
-		return nil, err
-	}
-	p, err := s.visibleProduct(ctx, tenant, in.SKU)
-	if err != nil {
-		return nil, err
-	}
-	out := &productOutput{Status: http.StatusOK, ETag: etagOf(p.Version), CacheControl: noCache}
-	if in.IfNoneMatch != "" && matches(in.IfNoneMatch, p.Version) {
-		out.Status = http.StatusNotModified
-		return out, nil
-	}
-	out.Body = showProduct(&p)
-	return out, nil
-}
-
-// visibleProduct returns a product that the caller may see. Who shows no
-// credential sees only what is on sale.
-func (s *Server) visibleProduct(ctx context.Context, tenant, sku string) (catalog.Product, error) {
-	p, err := s.o.Catalog.Get(ctx, tenant, sku)
-	if err == nil && !p.Active && principalFrom(ctx).Method == methodVisitor {
-		return catalog.Product{}, catalog.ErrNotFound
-	}
-	return p, err
-}
-
-func (s *Server) listProducts(ctx context.Context, in *productsInput) (*productPageOutput, error) {
-	q := in.reader()
-	query := catalog.Query{Category: q.text("category", 400), Inactive: q.oneOf("inactive", "true", "false") == "true"}
-	query.Limit = q.number("limit", defaultLimit, 1, maxLimit)
-	query.Cursor = q.text("cursor", maxCursorBytes)
-	query.TenantID = s.catalogTenant(ctx, q)
-	if err := q.err(); err != nil {
-		return nil, err
-	}
-	if p := principalFrom(ctx); query.Inactive && !p.Has(auth.ScopeCatalogWrite) {
-		return nil, scopeMissing(p, auth.ScopeCatalogWrite)
-	}
-	page, err := s.o.Catalog.List(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	out := &productPageOutput{Body: productPage{Products: make([]productView, len(page.Products)), NextCursor: page.Next}}
-	for i := range page.Products {
-		out.Body.Products[i] = showProduct(&page.Products[i])
-	}
-	return out, nil
-}
-
 func (s *Server) listPrices(ctx context.Context, in *skuInput) (*priceListOutput, error) {
 	q := in.reader()
 	limit := q.number("limit", defaultLimit, 1, maxLimit)
-	tenant := s.catalogTenant(ctx, q)
+	p := principalFrom(ctx)
+	s.catalogTenant(p, q)
 	if err := q.err(); err != nil {
 		return nil, err
 	}
-	if _, err := s.visibleProduct(ctx, tenant, in.SKU); err != nil {
+	if _, err := s.visibleProduct(ctx, p, in.SKU); err != nil {
 		return nil, err
 	}
-	prices, err := s.o.Catalog.Prices(ctx, tenant, in.SKU, limit)
+	prices, err := s.o.Catalog.Prices(ctx, p.TenantID, in.SKU, limit)
 	if err != nil {
 		return nil, err
 	}
 	out := &priceListOutput{Body: priceList{Prices: make([]pastPrice, len(prices))}}
-	for i, p := range prices {
-		out.Body.Prices[i] = pastPrice{Price: money(p.Money), From: p.From.UTC(), Version: p.ProductVersion}
-		if principalFrom(ctx).Has(auth.ScopeCatalogWrite) {
-			out.Body.Prices[i].ChangedBy = p.ChangedBy
+	for i, price := range prices {
+		out.Body.Prices[i] = pastPrice{Price: money(price.Money), From: price.From.UTC(), Version: price.ProductVersion}
+		if p.Has(auth.ScopeCatalogWrite) {
+			out.Body.Prices[i].ChangedBy = price.ChangedBy
 		}
 	}
 	return out, nil

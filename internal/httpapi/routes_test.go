@@ -306,13 +306,14 @@ func TestEveryRouteWantsItsScope(t *testing.T) {
 		{"GET", "/orders/1/status", "orders:read or orders:admin"}, {"GET", "/orders/1/history", "orders:read or orders:admin"},
 		{"POST", "/orders/1/cancel", "orders:write or orders:admin"}, {"POST", "/orders/1/refunds", "orders:admin"},
 		{"POST", "/orders/1/shipments", "orders:admin"}, {"POST", "/orders/1/deliveries", "orders:admin"}, {"POST", "/orders/1/redrive", "orders:admin"}, {"POST", "/orders/1/settle", "orders:admin"},
-		{"PUT", "/products/a", "catalog:write"}, {"GET", "/products?inactive=true", "catalog:write"},
+		{"PUT", "/products/a", "catalog:write"}, {"DELETE", "/products/a", "catalog:write"}, {"GET", "/products?inactive=true", "catalog:write"},
 		{"PUT", "/stock/a", "stock:write"}, {"POST", "/stock/a/adjustments", "stock:write"},
 		{"GET", "/stock/a", "stock:write or orders:admin"}, {"GET", "/stock", "stock:write or orders:admin"},
 		{"PUT", "/webhook-endpoints/a", "webhooks:write"}, {"GET", "/webhook-endpoints/a", "webhooks:write"}, {"GET", "/webhook-endpoints", "webhooks:write"},
 		{"DELETE", "/webhook-endpoints/a", "webhooks:write"}, {"GET", "/webhook-endpoints/a/deliveries", "webhooks:write"},
 		{"GET", "/audit", "audit:read"}, {"GET", "/sandbox/charges", "orders:admin"},
 		{"GET", "/products", ""}, {"GET", "/products/a", ""}, {"GET", "/products/a/prices", ""}, // any credential
+		{"GET", "/places", ""}, {"GET", "/places/276", ""},
 	} {
 		tried[routeOf(f.server.public, c.method, c.target)] = true
 		if c.scope == "" {

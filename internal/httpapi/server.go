@@ -30,6 +30,9 @@ type Server struct {
 	decoders  decoders
 	exchanges sync.Pool
 	answers   sync.Pool // *[]byte for answers
+	variants  *variants
+	languages *languages
+	caching   *caching
 	tails     *slots
 	reads     *slots
 	waits     *slots
@@ -37,6 +40,8 @@ type Server struct {
 	readiness readiness
 	refusals  lineBudget
 	started   time.Time
+	// catalogInMemory says that products are read from memory.
+	catalogInMemory bool
 
 	draining  atomic.Bool
 	drainOnce sync.Once
@@ -46,6 +51,7 @@ type Server struct {
 // New returns a Server that is ready to serve. It reads the certificate once, so
 // a wrong one is told at start.
 func New(o Options) (*Server, error) {
+	inMemory := o.CatalogStale != nil
 	o.setDefaults()
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -60,6 +66,8 @@ func New(o Options) (*Server, error) {
 		refusals: lineBudget{perSecond: 20},
 		started:  o.Now(),
 		drained:  make(chan struct{}),
+
+		languages: newLanguages(), caching: newCaching(o.CatalogCache), catalogInMemory: inMemory,
 	}
 	s.orders = newBodiesOf(min(maxOrderBytes, o.MaxBodyBytes), s.bodies.shares, "an order has at most "+strconv.Itoa(order.MaxLines)+" items")
 	s.decoders.maxBytes = o.MaxBodyBytes
@@ -72,6 +80,9 @@ func New(o Options) (*Server, error) {
 		}
 	}
 	var err error
+	if s.variants, err = newVariants(o.VariantBytes, o.Metrics); err != nil {
+		return nil, err
+	}
 	if o.ProbesOnly {
 		s.public = newProbeSurface(s)
 	} else if s.public, err = newPublicSurface(s); err != nil {

@@ -35,6 +35,10 @@ func (sf *surface) registerMerchant() {
 	if o.Catalog != nil {
 		sf.registerProducts()
 	}
+	if o.Places != nil {
+		sf.handle(http.MethodGet, "/places/{id}", sf.getPlace).quiet = true
+		sf.handle(http.MethodGet, "/places", sf.searchPlaces).quiet = true
+	}
 	if o.Stock != nil {
 		sf.registerStock()
 	}
@@ -53,6 +57,9 @@ func (sf *surface) registerShopControl() {
 	if o.Catalog != nil {
 		sf.handle(http.MethodPost, "/control/import/products", sf.importProducts())
 	}
+	if o.Places != nil {
+		sf.handle(http.MethodPost, "/control/import/places", sf.importPlaces())
+	}
 	if o.Stock != nil {
 		sf.handle(http.MethodPost, "/control/import/stock", sf.importStock())
 	}
@@ -67,6 +74,7 @@ func (s *Server) shopTags() []*huma.Tag {
 	}{
 		{s.o.Orders != nil, "Orders", "Place orders, follow them, cancel, ship and refund them."},
 		{s.o.Catalog != nil, "Catalogue", "What there is to sell, and for how much."},
+		{s.o.Places != nil, "Places", "Where things can be shipped to: countries and cities, in many languages."},
 		{s.o.Stock != nil, "Stock", "How much of it there is."},
 		{s.o.Endpoints != nil, "Webhook endpoints", "Where to tell you what becomes of orders."},
 		{s.o.PaymentNotices != nil || s.o.Sandbox != nil, "Payments", "The payment provider's side."},
@@ -123,6 +131,14 @@ func (sf *surface) describeShop(doc *huma.OpenAPI) {
 	}
 	if o.PaymentNotices != nil {
 		doc.AddOperation(sf.describeStripeWebhook())
+	}
+	if o.Catalog != nil {
+		doc.AddOperation(sf.describeGetProduct())
+		doc.AddOperation(sf.describeListProducts())
+	}
+	if o.Places != nil {
+		doc.AddOperation(sf.describeGetPlace())
+		doc.AddOperation(sf.describeSearchPlaces())
 	}
 }
 

@@ -22,7 +22,7 @@ const aProduct = `{"names":{"en":"Tee"},"price":{"amount":1999,"currency":"EUR"}
 func TestAProductIsCreatedReplacedAndShown(t *testing.T) {
 	f := newFixture(t)
 	w := f.call("PUT", "/products/tee", aProduct, "X-Request-Id", "r-1")
-	const want = `{"sku":"tee","names":{"en":"Tee"},"price":{"amount":1999,"currency":"EUR"},"category":"clothing","attributes":{"size":"M"},` +
+	const want = `{"sku":"tee","names":{"en":"Tee"},"price":{"amount":1999,"currency":"EUR"},"category":"clothing","position":0,"attributes":{"size":"M"},` +
 		`"active":true,"version":1,"createdAt":"2026-11-22T08:30:00Z","updatedAt":"2026-11-22T08:30:00Z"}` + "\n"
 	if diff := cmp.Diff(want, w.Body.String()); w.Code != 201 || w.Header().Get("ETag") != `"v1"` || diff != "" {
 		t.Errorf("%d %v %s", w.Code, w.Header(), diff)

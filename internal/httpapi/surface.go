@@ -69,8 +69,9 @@ func (sf *surface) authorize(ctx context.Context, ex *exchange, r *http.Request,
 type access struct {
 	// scopes are those of which any will do; without one every credential will.
 	scopes []auth.Scope
-	// open says that no credential is needed when the catalogue is public.
-	open bool
+	// open says that no credential is needed when the catalogue is public; shared, that
+	// what is shown is no tenant's, so that then none has to be named.
+	open, shared bool
 }
 
 // admits says whether a caller may use the route.
@@ -81,6 +82,9 @@ func (a access) admits(p *auth.Principal) bool {
 // permit says who calls and whether it has access.
 func (sf *surface) permit(ctx context.Context, ex *exchange, r *http.Request, a access) (*auth.Principal, *problem) {
 	if a.open && sf.server.o.CatalogPublic && len(r.Header["Authorization"]) == 0 && len(r.Header["X-Api-Key"]) == 0 && sf == sf.server.public {
+		if a.shared {
+			return anyVisitor, nil
+		}
 		return identifyVisitor(r)
 	}
 	p, refused := sf.identify(ctx, r)
