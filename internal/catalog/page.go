@@ -7,9 +7,9 @@ import (
 	"iter"
 )
 
-// maxPageBytes bounds what a page holds: when it has as much, it ends. It is what a
-// Store's page has too.
-const maxPageBytes = 4 << 20
+// maxPageBytes bounds what a page holds: when it has as much, it ends. A Store bounds
+// its pages likewise.
+const maxPageBytes = 8 << 20
 
 // lister collects a page.
 type lister struct {
