@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"millrace/internal/audit"
+	"millrace/internal/cache"
 	"millrace/internal/order"
 )
 
@@ -500,6 +501,65 @@ func TestAnotherInstanceSeesAChangeWhenItIsToldAndWithinFourSecondsIfItIsNot(t *
 		time.Sleep(4 * time.Second)
 		if got := see(); got != "3 3" {
 			t.Errorf("four seconds after a change that nobody told of: it sees %s", got)
+		}
+	})
+}
+
+// hanging is what instances share, and answers nobody before they give up.
+type hanging struct{}
+
+func hang(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (hanging) Check(ctx context.Context, _ string) error { return hang(ctx) }
+
+func (hanging) Read(ctx context.Context, _, _ string, _ cache.Want) (cache.Record, error) {
+	return cache.Record{}, hang(ctx)
+}
+
+func (hanging) Store(ctx context.Context, _, _, _ string, _ cache.Record) (bool, error) {
+	return false, hang(ctx)
+}
+
+func (hanging) Release(ctx context.Context, _, _, _ string) error { return hang(ctx) }
+
+func (hanging) Tell(ctx context.Context, _ string, _ []cache.News) (int64, error) {
+	return 0, hang(ctx)
+}
+
+func (hanging) Distrust(ctx context.Context, _ string) error { return hang(ctx) }
+
+func (hanging) Send(ctx context.Context, _ []byte) error { return hang(ctx) }
+
+func (hanging) Listen(ctx context.Context, _ func([]byte)) (func(), error) { return nil, hang(ctx) }
+
+func TestACommitWaitsNeitherForRedisNorForPeersAndIsSeenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &metered{memory: newMemory(annsOrder())}
+		s, done := newShop(t, store, order.ReadsOptions{Remote: hanging{}, Peers: hanging{}, Instance: "here"})
+		defer done()
+		for range 3 {
+			if _, err := s.Cached(t.Context(), ann, "o1"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		began := time.Now() // of the bubble, whose time goes on only while all wait
+		for i := range 20 {
+			if _, err := s.Place(t.Context(), request()); err != nil && i < 8 {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Cancel(t.Context(), cancelOf(ann, "o1")); err != nil {
+			t.Fatal(err)
+		}
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("commits waited %v for others", waited)
+		}
+		if view, err := s.Cached(t.Context(), ann, "o1"); err != nil || view.Order.Status != order.Cancelled {
+			t.Errorf("after the cancel: %q, %v", view.Order.Status, err)
 		}
 	})
 }
