@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"fmt"
 
 	"millrace/internal/bus"
@@ -13,28 +14,27 @@ import (
 // busName is the embedded broker's directory in the data directory.
 const busName = "bus"
 
-// openBus connects to the broker that the configuration names, or runs one.
-func (w *works) openBus() error {
-	var b bus.Bus
-	var err error
-	switch w.core.cfg.Bus.Driver {
+// openBus connects a server to the broker that the configuration names, or runs one.
+func (c *core) openBus(context.Context) (err error) {
+	if c.serving == nil {
+		return nil
+	}
+	switch c.cfg.Bus.Driver {
 	case "rabbitmq":
-		b, err = w.openRabbitMQ()
+		c.bus, err = c.openRabbitMQ()
 	case "kafka":
-		b, err = w.openKafka()
+		c.bus, err = c.openKafka()
 	default:
-		b, err = w.openNATS()
+		c.bus, err = c.openNATS()
 	}
 	if err != nil {
 		return err
 	}
-	w.core.bus = b
-	w.closers = append(w.closers, b.Close)
+	c.onClose(c.bus.Close)
 	return nil
 }
 
-func (w *works) openNATS() (bus.Bus, error) {
-	c := w.core
+func (c *core) openNATS() (bus.Bus, error) {
 	o, err := natsOptions(c.cfg)
 	if err != nil {
 		return nil, err
@@ -45,18 +45,18 @@ func (w *works) openNATS() (bus.Bus, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.closers = append(w.closers, func() error { server.Close(); return nil })
+		c.onClose(func() error { server.Close(); return nil })
 		o.Server = server
 	}
 	return nats.New(o)
 }
 
-func (w *works) openRabbitMQ() (bus.Bus, error) {
-	o, err := rabbitOptions(w.core.cfg)
+func (c *core) openRabbitMQ() (bus.Bus, error) {
+	o, err := rabbitOptions(c.cfg)
 	if err != nil {
 		return nil, err
 	}
-	o.Name, o.Logger, o.Metrics = w.core.instance, w.core.logger, rabbitmq.NewMetrics(w.core.registry)
+	o.Name, o.Logger, o.Metrics = c.instance, c.logger, rabbitmq.NewMetrics(c.registry)
 	b, err := rabbitmq.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("bus.rabbitmq: %w", err)
@@ -64,12 +64,12 @@ func (w *works) openRabbitMQ() (bus.Bus, error) {
 	return b, nil
 }
 
-func (w *works) openKafka() (bus.Bus, error) {
-	o, err := kafkaOptions(w.core.cfg)
+func (c *core) openKafka() (bus.Bus, error) {
+	o, err := kafkaOptions(c.cfg)
 	if err != nil {
 		return nil, err
 	}
-	o.Logger, o.Metrics = w.core.logger, kafka.NewMetrics(w.core.registry)
+	o.Logger, o.Metrics = c.logger, kafka.NewMetrics(c.registry)
 	b, err := kafka.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("bus.kafka: %w", err)

@@ -20,6 +20,7 @@ import (
 	"millrace/internal/event/hook"
 	"millrace/internal/event/scan"
 	"millrace/internal/limit"
+	"millrace/internal/place"
 )
 
 // core is what owns the data of a process: the data directory's lock, the
@@ -45,22 +46,36 @@ type core struct {
 	issuer      *auth.Issuer
 	keys        *auth.Keys
 	shop        shop
+	reads       reads
+	places      *place.Service
 	clock       *cautiousClock
-	bus         bus.Bus   // nil without a server
-	demo        *demoShop // nil without it
+	serving     *serving // nil in a command
+	bus         bus.Bus  // nil in a command
+}
+
+// serving is what the core of a server has and that of a command does not.
+type serving struct {
+	demo *demoShop // nil without it
+}
+
+// demo returns the demo's shop, nil if there is none.
+func (c *core) demo() *demoShop {
+	if c.serving == nil {
+		return nil
+	}
+	return c.serving.demo
 }
 
 // openCore takes the data directory's lock and opens everything in it. It fails
-// with errHeld when another process has it. The demo is nil unless a server has
-// one.
-func openCore(ctx context.Context, cfg *config.Config, logger *slog.Logger, registry prometheus.Registerer, demo *demoShop) (_ *core, err error) {
-	c := &core{cfg: cfg, logger: logger, registry: registry, demo: demo, clock: newCautiousClock(time.Now, logger), limits: limit.NewMetrics(registry)}
+// with errHeld when another process has it. A command is serving nothing: nil.
+func openCore(ctx context.Context, cfg *config.Config, logger *slog.Logger, registry prometheus.Registerer, s *serving) (_ *core, err error) {
+	c := &core{cfg: cfg, logger: logger, registry: registry, serving: s, clock: newCautiousClock(time.Now, logger), limits: limit.NewMetrics(registry)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	for _, open := range []func(context.Context) error{c.openDir, c.openStores, c.openEvents, c.openShop, c.openLetters} {
+	for _, open := range []func(context.Context) error{c.openDir, c.openStores, c.openEvents, c.openBus, c.openReads, c.openShop, c.openLetters} {
 		if err := open(ctx); err != nil {
 			return nil, err
 		}
@@ -120,8 +135,7 @@ func (c *core) openStores(ctx context.Context) (err error) {
 		return err
 	}
 	c.onClose(c.db.Close)
-	c.keys, err = auth.NewKeys(c.db.Keys(), nil)
-	return err
+	return nil
 }
 
 func (c *core) openEvents(ctx context.Context) (err error) {
@@ -195,6 +209,9 @@ func (c *core) run(ctx context.Context) error {
 	}
 	if c.syncer != nil {
 		chores.Go(func() { c.syncer.Run(ctx) })
+	}
+	for _, follow := range c.reads.followers {
+		chores.Go(func() { c.follow(ctx, follow) })
 	}
 	defer func() { cancel(); chores.Wait() }()
 	return c.intake.Run(ctx)

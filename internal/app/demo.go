@@ -15,6 +15,8 @@ import (
 	"millrace/internal/fulfilment"
 	"millrace/internal/fulfilment/merchant"
 	"millrace/internal/inventory"
+	"millrace/internal/place"
+	places "millrace/internal/place/demo"
 )
 
 const (
@@ -74,6 +76,9 @@ func (d *demoShop) open(ctx context.Context, c *core, apiURL string) error {
 	if err := c.seedDemo(ctx); err != nil {
 		return fmt.Errorf("filling the demo's shop: %w", err)
 	}
+	if err := c.seedPlaces(ctx); err != nil {
+		return fmt.Errorf("importing the demo's places: %w", err)
+	}
 	enabled := true
 	_, err := c.shop.webhooks.PutEndpoint(ctx, demoTenant, demoEndpoint,
 		fulfilment.EndpointRequest{URL: d.merchant.URL(), Secret: d.secret, Enabled: &enabled}, 0, demoActor())
@@ -94,7 +99,7 @@ func (c *core) seedDemo(ctx context.Context) error {
 	var puts []catalog.Put
 	for _, p := range demo.Products() {
 		p.TenantID = demoTenant
-		puts = append(puts, catalog.Put{Product: p, IfVersion: -1, Actor: demoActor()})
+		puts = append(puts, catalog.Put{Product: p, IfVersion: catalog.NoVersion, Actor: demoActor()})
 	}
 	_, errs, err := c.shop.catalog.Put(ctx, puts)
 	if err != nil {
@@ -122,6 +127,21 @@ func (c *core) seedDemo(ctx context.Context) error {
 	for i, r := range results {
 		if r.Err != nil {
 			return fmt.Errorf("stock of %s: %w", lines[i].SKU, r.Err)
+		}
+	}
+	return nil
+}
+
+// seedPlaces imports the demo's places where none were ever imported.
+func (c *core) seedPlaces(ctx context.Context) error {
+	versions, err := c.db.Places().Versions(ctx)
+	if err != nil || versions[place.Everywhere] > 0 {
+		return err
+	}
+	for chunk := range slices.Chunk(places.Places(), place.MaxPuts) {
+		_, errs, err := c.places.Put(ctx, place.Put{Places: chunk, TenantID: demoTenant, Actor: demoActor()})
+		if err := errors.Join(err, errors.Join(errs...)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -73,7 +73,12 @@ func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, tracer tra
 		HeaderTimeout: h.ReadHeaderTimeout, BodyTimeout: h.BodyTimeout, WriteTimeout: wait, IdleTimeout: h.IdleTimeout,
 		DrainDelay: h.DrainDelay, DrainTimeout: h.ShutdownTimeout,
 		Orders: c.shop.orders, Catalog: c.shop.catalog, Stock: c.shop.stock, Audit: c.shop.audit, Endpoints: c.shop.webhooks,
-		CatalogPublic: c.cfg.Catalog.Public, OrderRates: orderRates, ProbesOnly: !c.has(config.RoleAPI),
+		Places: c.places, CatalogPublic: c.cfg.Catalog.Public,
+		CatalogCache: httpapi.HTTPCache{MaxAge: c.cfg.Catalog.MaxAge, StaleWhileRevalidate: c.cfg.Catalog.StaleWhileRevalidate},
+		VariantBytes: int64(c.cfg.Reads.VariantsMaxBytes), OrderRates: orderRates, ProbesOnly: !c.has(config.RoleAPI),
+	}
+	if r := &c.reads; r.catalog != nil {
+		o.CatalogStale, o.PlacesStale = r.followCatalog.Since, r.followPlaces.Since
 	}
 	if w != nil {
 		o.Checks = append(o.Checks, httpapi.Check{Name: "bus", Jobs: []string{jobWork}, Probe: probeBus(c.bus)})
@@ -89,12 +94,18 @@ func (c *core) newEdge(w *works, authenticator httpapi.Authenticator, tracer tra
 
 // checks are what readiness asks.
 func (c *core) checks() []httpapi.Check {
-	return []httpapi.Check{
+	checks := []httpapi.Check{
 		{Name: "log", Jobs: []string{jobEvents}, Probe: func(context.Context) error { return c.admit() }},
 		{Name: "store", Jobs: []string{jobRead, jobOrders}, Probe: c.db.Ping},
 		{Name: "orders", Jobs: []string{jobOrders}, Probe: func(context.Context) error { return c.shop.orders.Admit() }},
 		{Name: "sink", Jobs: []string{jobRead}, Probe: func(context.Context) error { return c.intake.ProbeSink() }},
 	}
+	if r := &c.reads; r.catalog != nil {
+		checks = append(checks,
+			httpapi.Check{Name: "catalog", Jobs: []string{jobRead}, Probe: func(context.Context) error { return r.followCatalog.Ready() }},
+			httpapi.Check{Name: "places", Jobs: []string{jobRead}, Probe: func(context.Context) error { return r.followPlaces.Ready() }})
+	}
+	return checks
 }
 
 // newAuthenticator builds what judges credentials. Closing the core ends the

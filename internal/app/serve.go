@@ -76,7 +76,7 @@ func Run(ctx context.Context, cfg *config.Config, out io.Writer) error {
 		return err
 	}
 	defer demo.close() // a listener that is closed already, as a rule
-	c, err := openCore(ctx, cfg, p.logger, p.registry, demo)
+	c, err := openCore(ctx, cfg, p.logger, p.registry, &serving{demo: demo})
 	if err != nil {
 		return err
 	}
@@ -139,8 +139,8 @@ func (p *process) serve(ctx context.Context, c *core, w *works, began time.Time,
 		return err
 	}
 	defer l.close()
-	if c.demo != nil {
-		if err := c.demo.open(ctx, c, baseURL(c, l)); err != nil {
+	if demo := c.demo(); demo != nil {
+		if err := demo.open(ctx, c, baseURL(c, l)); err != nil {
 			return err
 		}
 	}

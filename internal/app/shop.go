@@ -38,23 +38,26 @@ func (c *core) openShop(context.Context) (err error) {
 	o, store := &c.cfg.Orders, c.db.Orders()
 	s := &c.shop
 	// An adjustment's key expires by the time it is made at, so that is the cautious one.
-	s.catalog, s.stock = catalog.New(c.db.Catalog(), nil), inventory.New(c.db.Inventory(), c.clock.Now)
+	s.stock = inventory.New(c.db.Inventory(), c.clock.Now)
+	if err := c.openCatalog(); err != nil {
+		return err
+	}
 	s.audit = audit.NewLog(c.db.Audit(), nil)
 	s.metrics = order.NewMetrics(c.registry)
 	s.placer, err = order.NewPlacer(order.PlacerOptions{
 		Store: store, Policy: orderPolicy(o), PaymentDeadline: o.PaymentDeadline, KeyTTL: o.KeyTTL,
-		MaxBatch: o.MaxBatch, MaxQueued: o.QueueMax, Expiry: c.clock.Now, Logger: c.logger, Metrics: s.metrics,
+		MaxBatch: o.MaxBatch, MaxQueued: o.QueueMax, Changed: c.changed(), Expiry: c.clock.Now, Logger: c.logger, Metrics: s.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	c.onClose(func() error { s.placer.Close(); return nil })
-	s.stepper, err = order.NewStepper(order.StepperOptions{Store: store, Policy: orderPolicy(o), Logger: c.logger, Metrics: s.metrics})
+	s.stepper, err = order.NewStepper(order.StepperOptions{Store: store, Policy: orderPolicy(o), Changed: c.changed(), Logger: c.logger, Metrics: s.metrics})
 	if err != nil {
 		return err
 	}
 	c.onClose(func() error { s.stepper.Close(); return nil })
-	s.orders, err = order.NewService(order.ServiceOptions{Store: store, Placer: s.placer, Stepper: s.stepper, KeyTTL: o.KeyTTL, Expiry: c.clock.Now, Metrics: s.metrics})
+	s.orders, err = order.NewService(order.ServiceOptions{Store: store, Placer: s.placer, Stepper: s.stepper, Cache: c.reads.orders, KeyTTL: o.KeyTTL, Expiry: c.clock.Now, Metrics: s.metrics})
 	if err != nil {
 		return err
 	}
@@ -72,7 +75,7 @@ func (c *core) openWebhooks() (err error) {
 		}
 		policy.AllowedNets = append(policy.AllowedNets, prefix)
 	}
-	policy.AllowedHosts = c.demo.hosts()
+	policy.AllowedHosts = c.demo().hosts()
 	c.shop.webhooks, err = fulfilment.New(fulfilment.Options{Store: c.db.Webhooks(), Policy: policy, Version: Version(),
 		Logger: c.logger, Metrics: fulfilment.NewMetrics(c.registry)})
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 
 	"millrace/internal/audit"
 	"millrace/internal/auth"
-	"millrace/internal/catalog"
 	"millrace/internal/config"
 	"millrace/internal/deadletter"
 	"millrace/internal/event"
@@ -24,6 +23,7 @@ import (
 	"millrace/internal/outbox"
 	"millrace/internal/payment/sandbox"
 	"millrace/internal/store/postgres"
+	storesql "millrace/internal/store/sql"
 	"millrace/internal/store/sqlite"
 )
 
@@ -34,7 +34,8 @@ type database interface {
 	Keys() auth.KeyStore
 	Orders() order.Store
 	Outbox() outbox.Store
-	Catalog() catalog.Store
+	Catalog() *storesql.Catalog
+	Places() *storesql.Places
 	Inventory() inventory.Store
 	Audit() audit.Store
 	Webhooks() fulfilment.Store

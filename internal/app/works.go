@@ -56,9 +56,6 @@ func openWorks(c *core) (_ *works, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.openBus(); err != nil {
-		return nil, err
-	}
 	if err := w.openRelays(); err != nil {
 		return nil, err
 	}
@@ -118,8 +115,8 @@ func (w *works) run(ctx context.Context) error {
 		group.Go(func() error { return w.crew.Run(ctx) })
 		group.Go(func() error { return w.dispatcher.Run(ctx) })
 	}
-	if w.core.demo != nil {
-		group.Go(func() error { return w.core.demo.merchant.Run(ctx) })
+	if demo := w.core.demo(); demo != nil {
+		group.Go(func() error { return demo.merchant.Run(ctx) })
 	}
 	if err := group.Wait(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("working on orders stopped: %w", err)
