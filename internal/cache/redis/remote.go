@@ -15,8 +15,7 @@ import (
 	"millrace/internal/cache"
 )
 
-// rereads bounds how often an entry is read again because it was replaced by one that
-// may not be believed either.
+// rereads bounds how often something is read again because it changed meanwhile.
 const rereads = 3
 
 // Check is cache.Remote's. A server that was restarted, or another one in its place,
@@ -29,23 +28,42 @@ func (r *Redis) Check(ctx context.Context, name string) error {
 	s := r.space(name)
 	s.checking.Lock()
 	defer s.checking.Unlock()
-	dials, servers := r.dials.Load(), s.servers.Load()
-	if servers == nil || s.verified.Load() != dials {
-		now, err := r.servers(ctx, c)
-		if err != nil {
+	for range rereads {
+		dials := r.dials.Load()
+		if err := r.verify(ctx, c, s, name, dials); err != nil {
 			return err
 		}
-		servers = &now
+		if r.dials.Load() == dials { // else its own answers may have come over a new connection
+			break
+		}
 	}
-	_, raised, err := r.check(ctx, c, s, *servers)
+	return nil
+}
+
+// verify compares the servers with those of before, unless no connection was begun
+// since it last did.
+func (r *Redis) verify(ctx context.Context, c rueidis.Client, s *space, name string, dials int64) error {
+	if s.verified.Load() == dials {
+		// Only whether it answers: who answers may be another one by now, whom to
+		// compare with what was seen of the one before would be wrong.
+		if err := c.Do(ctx, c.B().Hget().Key(s.meta).Field("a").Build()).Error(); !rueidis.IsRedisNil(err) {
+			return r.explain(err)
+		}
+		return nil
+	}
+	servers, err := r.servers(ctx, c)
+	if err != nil {
+		return err
+	}
+	_, raised, err := r.check(ctx, c, s, servers)
 	if err != nil {
 		return err
 	}
 	if raised {
 		r.o.Logger.Warn("cache: Redis was restarted or replaced; what it holds from before is not used", "cache", name, "redis", r.where())
 	}
-	s.servers.Store(servers)
-	s.verified.Store(dials) // a connection that was begun meanwhile is looked at the next time
+	s.servers.Store(&servers)
+	s.verified.Store(dials)
 	return nil
 }
 

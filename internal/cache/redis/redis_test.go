@@ -1,0 +1,374 @@
+package redis_test
+
+import (
+	"context"
+	"crypto/tls"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"millrace/internal/cache"
+	"millrace/internal/cache/redis"
+	"millrace/internal/servers"
+	"millrace/internal/servers/servertest"
+)
+
+// shared is the server of the tests that do it no harm. Each has its own prefix.
+var shared servertest.Shared
+
+// testContext ends soon enough to say where a test hangs.
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func connectTo(t testing.TB, s *servers.Redis, change func(*redis.Options)) *redis.Redis {
+	t.Helper()
+	o := redis.Options{Addresses: []string{s.Addr()}, Password: s.Password(), Prefix: t.Name() + ":", DialTimeout: 5 * time.Second}
+	if change != nil {
+		change(&o)
+	}
+	r, err := redis.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+// remote is a Redis with the cache that a test is about.
+type remote struct {
+	t testing.TB
+	r *redis.Redis
+}
+
+const name = "texts"
+
+func checked(t testing.TB, r *redis.Redis) remote {
+	t.Helper()
+	if err := r.Check(testContext(t), name); err != nil {
+		t.Fatal(err)
+	}
+	return remote{t, r}
+}
+
+func (r remote) read(key, token string) cache.Record {
+	r.t.Helper()
+	rec, err := r.r.Read(testContext(r.t), name, key, cache.Want{Left: time.Second, Token: token, Lease: time.Minute})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return rec
+}
+
+// record is one that is fresh for a minute.
+func record(v string, version, seq int64, tags ...string) cache.Record {
+	return cache.Record{Data: []byte(v), Version: version, Tags: tags, Left: time.Minute, Keep: 2 * time.Minute, Seq: seq}
+}
+
+func (r remote) store(key, token string, rec cache.Record, want bool) {
+	r.t.Helper()
+	stored, err := r.r.Store(testContext(r.t), name, key, token, rec)
+	if err != nil || stored != want {
+		r.t.Fatalf("store of %s: %t, %v; want %t", key, stored, err, want)
+	}
+}
+
+// load reads, stores what it "loaded", and must get a lease for it.
+func (r remote) load(key, v string, version int64, tags ...string) {
+	r.t.Helper()
+	rec := r.read(key, "load")
+	if !rec.Leased {
+		r.t.Fatalf("no lease of %s: %+v", key, rec)
+	}
+	r.store(key, "load", record(v, version, rec.Seq, tags...), true)
+}
+
+func (r remote) tell(news ...cache.News) {
+	r.t.Helper()
+	for i := range news {
+		news[i].Keep = time.Minute
+	}
+	if _, err := r.r.Tell(testContext(r.t), name, news); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// want reads a key: empty is that there is nothing.
+func (r remote) want(key, v string) {
+	r.t.Helper()
+	if rec := r.read(key, "look"); string(rec.Data) != v || rec.Found != (v != "") {
+		r.t.Errorf("%s: got %+v, want %q", key, rec, v)
+	} else if rec.Leased {
+		if err := r.r.Release(testContext(r.t), name, key, "look"); err != nil {
+			r.t.Error(err)
+		}
+	}
+}
+
+// onBoth runs a test with a server of its own and with a cluster.
+func onBoth(t *testing.T, test func(t *testing.T, r remote)) {
+	t.Run("alone", func(t *testing.T) { test(t, checked(t, connectTo(t, shared.Redis(t), nil))) })
+	t.Run("cluster", func(t *testing.T) {
+		s := servertest.Redis(t, servers.RedisOptions{Cluster: true})
+		test(t, checked(t, connectTo(t, s, nil)))
+	})
+}
+
+func TestALoadStoresOnlyWhileItsLeaseStands(t *testing.T) {
+	onBoth(t, func(t *testing.T, r remote) {
+		first := r.read("k", "first")
+		if first.Found || !first.Leased {
+			t.Fatalf("of nothing: %+v", first)
+		}
+		if rec := r.read("k", "second"); rec.Found || rec.Leased {
+			t.Errorf("while another has the lease: %+v", rec)
+		}
+		if rec := r.read("k", "first"); !rec.Leased {
+			t.Errorf("its owner lost it: %+v", rec)
+		}
+		r.store("k", "second", record("second's", 0, first.Seq), false)
+		r.store("k", "first", record("first's", 0, first.Seq, "a tag", "\xff"), true)
+		got, want := r.read("k", "second"), record("first's", 0, 0, "a tag", "\xff")
+		want.Found, want.Keep = true, 0
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(cache.Record{}, "Left", "Age", "Seq")); diff != "" {
+			t.Error(diff)
+		}
+		if got.Left <= 50*time.Second || got.Left > time.Minute || got.Age < 0 || got.Age > 10*time.Second {
+			t.Errorf("left %s, age %s", got.Left, got.Age)
+		}
+		r.store("k", "first", record("again", 0, first.Seq), false)
+
+		for what, n := range map[string]cache.News{
+			"invalidated": {Key: "k"}, "invalidated by a version": {Key: "k", Version: 5},
+			"put": {Key: "k", Version: 6, Put: new(record("put", 6, first.Seq))},
+		} {
+			r.tell(cache.News{Key: "k"})
+			if rec := r.read("k", "late"); !rec.Leased {
+				t.Fatalf("%s: %+v", what, rec)
+			}
+			r.tell(n)
+			r.store("k", "late", record("late", 9, first.Seq), false)
+			if rec := r.read("k", "look"); string(rec.Data) == "late" {
+				t.Errorf("%s: what was loaded before is there", what)
+			}
+		}
+		if rec := r.read("released", "a"); !rec.Leased {
+			t.Fatal(rec)
+		}
+		if err := r.r.Release(testContext(t), name, "released", "a"); err != nil {
+			t.Fatal(err)
+		}
+		if rec := r.read("released", "b"); !rec.Leased {
+			t.Errorf("a released lease stands: %+v", rec)
+		}
+	})
+}
+
+func TestWhatIsOverItsTimeIsFoundAndLeased(t *testing.T) {
+	r := checked(t, connectTo(t, shared.Redis(t), nil))
+	rec := r.read("k", "a")
+	old := record("old", 0, rec.Seq)
+	old.Left = time.Millisecond
+	r.store("k", "a", old, true)
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		rec = r.read("k", "b")
+		if rec.Leased && rec.Found && string(rec.Data) == "old" && rec.Left <= 0 {
+			break
+		}
+		if time.Now().After(deadline) || rec.Left > 0 && rec.Leased != (rec.Left < time.Second) {
+			t.Fatalf("got %+v", rec)
+		}
+	}
+	if rec := r.read("k", "c"); rec.Leased || !rec.Found {
+		t.Errorf("while another has the lease: %+v", rec)
+	}
+	negative := cache.Record{Negative: true, Left: time.Minute, Keep: time.Minute, Seq: rec.Seq}
+	r.store("k", "b", negative, true)
+	if rec := r.read("k", "c"); !rec.Found || !rec.Negative || rec.Leased {
+		t.Errorf("got %+v", rec)
+	}
+}
+
+func TestVersionsDecideWhatIsKept(t *testing.T) {
+	const huge = 1<<62 + 1 // beyond Lua's numbers
+	onBoth(t, func(t *testing.T, r remote) {
+		seq := r.read("any", "x").Seq
+		put := func(v string, version int64) cache.News {
+			return cache.News{Key: "k", Version: version, Put: new(record(v, version, seq))}
+		}
+		invalidate := func(version int64) cache.News { return cache.News{Key: "k", Version: version} }
+		for _, c := range []struct {
+			name string
+			news []cache.News
+			want string
+		}{
+			{"a newer put replaces", []cache.News{put("1", 1), put("2", 2)}, "2"},
+			{"an older put does not", []cache.News{put("2", 2), put("1", 1)}, "2"},
+			{"digits are compared as numbers", []cache.News{put("9", 9), put("10", 10)}, "10"},
+			{"large numbers are told apart", []cache.News{put("more", huge), put("less", huge-1)}, "more"},
+			{"an invalidation of what is there keeps it", []cache.News{put("2", 2), invalidate(2)}, "2"},
+			{"an invalidation by something newer removes it", []cache.News{put("2", 2), invalidate(3)}, ""},
+			{"an invalidation without a version removes anything", []cache.News{put("2", 2), invalidate(0)}, ""},
+			{"a put that comes later than a newer invalidation is refused", []cache.News{invalidate(3), put("2", 2)}, ""},
+			{"the put that was announced is taken", []cache.News{invalidate(3), put("3", 3)}, "3"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				r := r
+				r.t = t
+				for i, n := range c.news {
+					n.Key = t.Name()
+					c.news[i] = n
+					r.tell(n)
+				}
+				r.want(t.Name(), c.want)
+				r.tell(c.news...) // told again, in any order, it comes to the same in the end
+			})
+		}
+		r.tell(cache.News{Key: "lag", Version: 7})
+		if rec := r.read("lag", "a"); !rec.Leased {
+			t.Fatal(rec)
+		}
+		r.store("lag", "a", record("6", 6, seq), false) // loaded after, from a replica that lags
+		r.want("lag", "")
+	})
+}
+
+func TestTagsAndDistrustDisbelieveWhatWasLoadedBefore(t *testing.T) {
+	onBoth(t, func(t *testing.T, r remote) {
+		r.load("a", "a", 0, "x")
+		r.load("b", "b", 0, "x", "y")
+		r.load("c", "c", 0)
+		slow := r.read("slow", "slow")
+		r.tell(cache.News{Tag: "x"})
+		r.store("slow", "slow", record("slow", 0, slow.Seq, "x"), true) // its load began before
+		for key, v := range map[string]string{"a": "", "b": "", "c": "c", "slow": ""} {
+			r.want(key, v)
+		}
+		r.load("a", "a2", 0, "x")
+		r.want("a", "a2")
+		r.tell(cache.News{Tag: "y"})
+		r.want("a", "a2")
+		if err := r.r.Distrust(testContext(t), name); err != nil {
+			t.Fatal(err)
+		}
+		r.want("a", "")
+		r.want("c", "")
+		r.load("c", "c2", 0)
+		r.want("c", "c2")
+	})
+}
+
+func TestAServerThatWasRestartedIsNotBelievedInWhatItHasFromBefore(t *testing.T) {
+	ctx := testContext(t)
+	s := servertest.Redis(t, servers.RedisOptions{Durable: true})
+	one, two := checked(t, connectTo(t, s, nil)), checked(t, connectTo(t, s, nil))
+	one.load("k", "old", 0)
+	two.want("k", "old")
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// Over its new connection it reads nothing before it has checked.
+	if rec, err := one.r.Read(ctx, name, "k", cache.Want{Token: "t", Lease: time.Minute}); err == nil {
+		t.Errorf("read without a check: %+v", rec)
+	}
+	if err := one.r.Check(ctx, name); err != nil {
+		// The first call notices that the connection is gone.
+		if err = one.r.Check(ctx, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one.want("k", "")
+	one.load("k", "new", 0)
+	// The other one finds that somebody has checked: what is new is believed.
+	for two.r.Check(ctx, name) != nil {
+		if ctx.Err() != nil {
+			t.Fatal(ctx.Err())
+		}
+	}
+	two.want("k", "new")
+}
+
+func TestAServerThatWasFlushedIsEmptyAndLeasesAreGone(t *testing.T) {
+	ctx := testContext(t)
+	s := servertest.Redis(t, servers.RedisOptions{})
+	r := checked(t, connectTo(t, s, nil))
+	r.load("k", "v", 0, "t")
+	rec := r.read("slow", "slow")
+	if err := s.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.store("slow", "slow", record("slow", 0, rec.Seq), false)
+	r.want("k", "")
+	r.load("k", "v2", 0, "t")
+	r.want("k", "v2")
+	r.tell(cache.News{Tag: "t"})
+	r.want("k", "")
+}
+
+func TestWhoIsNotLetInIsToldWhatToDo(t *testing.T) {
+	certificate := servertest.Certificate(t, "redis")
+	trusting, err := certificate.ClientConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := shared.Redis(t)
+	secure := servertest.Redis(t, servers.RedisOptions{Options: servers.Options{TLS: certificate}})
+	if _, err := plain.Do(testContext(t), "ACL", "SETUSER", "reader", "on", ">letmein-77", "~*", "+@read", "+info"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		server *servers.Redis
+		change func(*redis.Options)
+		want   string // empty if it is let in
+	}{
+		{"the right password", plain, nil, ""},
+		{"TLS", secure, func(o *redis.Options) { o.TLS = trusting }, ""},
+		{"another password", plain, func(o *redis.Options) { o.Password = "hunter2" }, "it refuses the user or the password"},
+		{"no password", plain, func(o *redis.Options) { o.Password = "" }, "it wants a password"},
+		{"a user who may only read", plain, func(o *redis.Options) { o.Username, o.Password = "reader", "letmein-77" }, "the user may not do that; allow it"},
+		{"another database", plain, func(o *redis.Options) { o.DB = 9 }, "it has no database 9"},
+		{"no TLS where there is", secure, nil, "switch TLS on"},
+		{"a certificate of a stranger", secure, func(o *redis.Options) { o.TLS = &tls.Config{ServerName: "localhost"} }, "its certificate is not trusted"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := connectTo(t, c.server, c.change).Check(testContext(t), name)
+			switch {
+			case c.want == "" && err != nil:
+				t.Error(err)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("got %v, want %q", err, c.want)
+			case err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "letmein-77")):
+				t.Errorf("the password is in the error: %v", err)
+			}
+		})
+	}
+}
+
+func TestOptionsThatCannotBeAreExplained(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		o          redis.Options
+	}{
+		{"no address", "no address", redis.Options{}},
+		{"an address without a port", "is not host:port", redis.Options{Addresses: []string{"redis"}}},
+		{"a database of a cluster", "database 3 is not possible", redis.Options{Addresses: []string{"a:1", "b:1"}, DB: 3}},
+		{"a brace in the prefix", "holds a brace", redis.Options{Addresses: []string{"a:1"}, Prefix: "{x}"}},
+		{"a negative timeout", "a dial timeout of -1s is not possible", redis.Options{Addresses: []string{"a:1"}, DialTimeout: -time.Second}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, err := redis.New(c.o); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}
