@@ -164,7 +164,10 @@ func (c *conn) readAnswer() (a answer, keep bool, err error) {
 		if a.status < 200 {
 			continue // 100 Continue and its like announce the real answer
 		}
-		a.body, err = c.readBody(a.status, length)
+		if a.status == 204 || a.status == 304 {
+			return a, keep, nil // they never have a body, whatever their header says
+		}
+		a.body, err = c.readBody(length)
 		if length == lengthUntilClose {
 			keep = false
 		}
@@ -244,11 +247,9 @@ func parseRetryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-func (c *conn) readBody(status int, length int64) ([]byte, error) {
+func (c *conn) readBody(length int64) ([]byte, error) {
 	var in io.Reader
 	switch {
-	case status == 204 || status == 304:
-		return nil, nil
 	case length == lengthChunked:
 		in = httputil.NewChunkedReader(c.br)
 	case length == lengthUntilClose:

@@ -250,3 +250,28 @@ func TestTheVerdictOnABatchIsReadAndChecked(t *testing.T) {
 		})
 	}
 }
+
+func TestAnAnswerThatNeverHasABodyLeavesTheConnectionOpen(t *testing.T) {
+	c := rawServer(t,
+		"HTTP/1.1 304 Not Modified\r\nETag: \"v1\"\r\n\r\n",
+		"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"v2\"\r\n\r\n",
+		"HTTP/1.1 204 No Content\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast",
+	)
+	var first net.Conn
+	for i, want := range []string{"304 \"v1\" ", "304 \"v2\" ", "204  ", "200  last"} {
+		a, err := c.roundTrip(context.Background(), []byte(tinyRequest), 5*time.Second)
+		if err != nil {
+			t.Fatalf("answer %d: %v", i, err)
+		}
+		if got := fmt.Sprintf("%d %s %s", a.status, a.etag, a.body); got != want {
+			t.Errorf("answer %d is %q, want %q", i, got, want)
+		}
+		if first == nil {
+			first = c.nc
+		}
+		if c.nc == nil || c.nc != first {
+			t.Fatalf("answer %d closed the connection", i)
+		}
+	}
+}

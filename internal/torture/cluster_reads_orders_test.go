@@ -192,6 +192,16 @@ func readOrdersWithoutRedis(ctx context.Context, t *testing.T, s *shelf) {
 	if w.looks < 500 {
 		t.Errorf("orders were looked at %d times only", w.looks)
 	}
+	// Without this, none of it would be about Redis.
+	shared := 0.0
+	for _, i := range c.instances {
+		if v, err := i.metric(ctx, "millrace_cache_requests_total", "cache=orders", "result=remote"); err == nil {
+			shared += v
+		}
+	}
+	if shared == 0 {
+		t.Error("no instance has read an order from Redis")
+	}
 	t.Logf("%d orders were looked at %d times", len(w.orders), w.looks)
 }
 

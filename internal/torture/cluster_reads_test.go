@@ -182,16 +182,17 @@ func changeAtOnce(ctx context.Context, t *testing.T, s *shelf) {
 
 // loseBroadcasts expects that the poll finds what no broadcast told of.
 func loseBroadcasts(ctx context.Context, t *testing.T, s *shelf) {
-	const sku = "torture-lost"
 	c := s.c
+	sku := func(n int) string { return fmt.Sprint("torture-lost-", n) }
+	// change lets each instance change a product of its own, which all must show.
 	change := func(when string, within time.Duration, price int) {
 		t.Helper()
 		for n, i := range c.instances {
-			v, err := s.put(ctx, i, sku, price+n)
+			v, err := s.put(ctx, i, sku(n), price)
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.visible(ctx, t, within, when, sku, v)
+			defer s.visible(ctx, t, within, when, sku(n), v)
 		}
 	}
 	healed := func() (n float64) {
@@ -216,12 +217,12 @@ func loseBroadcasts(ctx context.Context, t *testing.T, s *shelf) {
 	change("while NATS is gone", healBound, 300)
 	// A deletion leaves no record behind that the poll could find by itself.
 	writer, others := c.instances[0], c.instances[1:]
-	if r := c.probes.ask(ctx, http.MethodDelete, writer.server.URL+"/products/"+sku, "", ""); r.status != http.StatusNoContent {
+	if r := c.probes.ask(ctx, http.MethodDelete, writer.server.URL+"/products/"+sku(0), "", ""); r.status != http.StatusNoContent {
 		t.Fatalf("DELETE: %s", r)
 	}
 	for _, i := range others {
 		c.eventually(ctx, t, healBound, i.name+" shows no product that was deleted on another one", func(ctx context.Context) error {
-			if r := s.get(ctx, i, "/products/"+sku); r.status != http.StatusNotFound {
+			if r := s.get(ctx, i, "/products/"+sku(0)); r.status != http.StatusNotFound {
 				return errors.New(r.String())
 			}
 			return nil
