@@ -256,3 +256,17 @@ func TestMisuseIsToldByAPanic(t *testing.T) {
 		})
 	}
 }
+
+func TestARecordThatComesTwiceInOneLoadIsThereOnce(t *testing.T) {
+	table := memindex.New(func(e *entry) int { return e.key.id }, memindex.Options[entry]{})
+	groups := memindex.AddGroups(table, func(_ *entry, add func(int)) { add(1) }, byRank)
+	slugs := memindex.AddUnique(table, func(e *entry) (string, bool) { return e.slug, true })
+	first, between := &entry{slug: "first"}, &entry{slug: "between"}
+	load(t, table, []*entry{first, between, first, first})
+	if got := slices.Collect(groups.All(1)); !slices.Equal(got, []*entry{first}) {
+		t.Errorf("the group has %v, want the last that came", got)
+	}
+	if slugs.Get("first") != first || slugs.Get("between") != nil || table.Len() != 1 || table.Stats().Live != 1 {
+		t.Errorf("%d records, under their slugs %v and %v", table.Len(), slugs.Get("first"), slugs.Get("between"))
+	}
+}
