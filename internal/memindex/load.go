@@ -140,7 +140,12 @@ func partition[T, U any](items []T, deal func(item T, to func(shard int, u U))) 
 	n := parts(len(items))
 	of := make([][shardCount][]U, n)
 	parallel(n, func(i int) {
-		to := func(shard int, u U) { of[i][shard] = append(of[i][shard], u) }
+		to := func(shard int, u U) {
+			if of[i][shard] == nil { // most deal one of each item, evenly
+				of[i][shard] = make([]U, 0, len(items)/n/shardCount*5/4+4)
+			}
+			of[i][shard] = append(of[i][shard], u)
+		}
 		for _, item := range items[len(items)*i/n : len(items)*(i+1)/n] {
 			deal(item, to)
 		}
