@@ -57,6 +57,7 @@ type Cache[V any] struct {
 	started time.Time
 	seed    maphash.Seed
 	ram     *otter.Cache[string, *item[V]]
+	clock   *otter.CoarseClock // the RAM level's
 	shards  [shards]shard[V]
 	tags    *tagIndex
 	teller  *teller[V]   // nil without Remote
@@ -79,8 +80,10 @@ func New[V any](o Options[V]) (*Cache[V], error) {
 	}
 	c := &Cache[V]{o: o, m: o.Metrics.forCache(o.Name), started: time.Now(), seed: maphash.MakeSeed(), tags: newTagIndex(), leases: newLeaseTokens()}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	ram, err := c.newRAM()
+	c.clock = otter.NewCoarseClock(removal)
+	ram, err := c.newRAM(c.clock)
 	if err != nil {
+		c.clock.Stop()
 		return nil, fmt.Errorf("cache %s: %w", o.Name, err)
 	}
 	c.ram = ram
@@ -91,8 +94,7 @@ func New[V any](o Options[V]) (*Cache[V], error) {
 		c.teller = newTeller(c)
 	}
 	if err := c.gauges(); err != nil {
-		c.ram.StopAllGoroutines()
-		c.m.close()
+		c.release()
 		return nil, err
 	}
 	if c.peers != nil {
@@ -143,9 +145,16 @@ func (c *Cache[V]) Close() {
 		case <-time.After(c.o.HardTimeout):
 			c.o.Logger.Warn("cache: a load goes on although its context has ended; see that it heeds it", "cache", c.o.Name)
 		}
-		c.m.close()
-		c.ram.StopAllGoroutines()
+		c.release()
 	})
+}
+
+// release ends what New has started first.
+func (c *Cache[V]) release() {
+	c.cancel()
+	c.m.close()
+	c.ram.StopAllGoroutines()
+	c.clock.Stop()
 }
 
 // now is the cache's clock in nanoseconds.
