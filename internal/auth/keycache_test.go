@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"millrace/internal/cache"
 )
 
 // broadcasts reach every instance of a test, before Send returns.
@@ -154,6 +156,88 @@ func TestARevocationOfWhichNobodyToldIsFeltWithinFourSeconds(t *testing.T) {
 	})
 }
 
+// commons is what instances share in the place of Redis. It gives leases to all who
+// want one.
+type commons struct {
+	mu      sync.Mutex
+	records map[string]cache.Record
+	until   map[string]time.Time
+	newest  map[string]int64
+}
+
+func (c *commons) Check(context.Context, string) error { return nil }
+
+func (c *commons) Distrust(context.Context, string) error { return nil }
+
+func (c *commons) Release(context.Context, string, string, string) error { return nil }
+
+func (c *commons) Read(_ context.Context, _, key string, want cache.Want) (cache.Record, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, ok := c.records[key]
+	r.Found, r.Left = ok, time.Until(c.until[key])
+	r.Leased = !ok || r.Left < want.Left
+	return r, nil
+}
+
+func (c *commons) Store(_ context.Context, _, key, _ string, r cache.Record) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r.Version < c.newest[key] {
+		return false, nil
+	}
+	c.records[key], c.until[key], c.newest[key] = r, time.Now().Add(r.Left), r.Version
+	return true, nil
+}
+
+func (c *commons) Tell(_ context.Context, _ string, news []cache.News) (int64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range news {
+		if n.Version == 0 || c.records[n.Key].Version < n.Version {
+			delete(c.records, n.Key)
+		}
+		if n.Put != nil {
+			c.records[n.Key], c.until[n.Key] = *n.Put, time.Now().Add(n.Put.Left)
+		}
+		c.newest[n.Key] = max(c.newest[n.Key], n.Version)
+	}
+	return 0, nil
+}
+
+func TestWhoDidNotHearOfARevocationFindsItInRedisWhileTheDatabaseIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, peers := newMemoryKeys(), &broadcasts{}
+		shared := &commons{records: map[string]cache.Record{}, until: map[string]time.Time{}, newest: map[string]int64{}}
+		peers.lost.Store(true)
+		here := cachedKeys(t, store, CacheOptions{Remote: shared, Peers: peers, Instance: "here"})
+		there := cachedKeys(t, store, CacheOptions{Remote: shared, Peers: peers, Instance: "there"})
+		defer here.Close()
+		defer there.Close()
+		synctest.Wait() // both know that Redis is there
+		a := testAuthenticator(t, Options{Keys: there})
+		key, text := createKey(t, here, 0)
+		other, stays := createKey(t, here, 0)
+		for _, text := range []string{text, stays} {
+			if _, err := a.Authenticate(t.Context(), text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		if err := here.Revoke(t.Context(), "demo", key.ID, ann); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // Redis is told
+		store.broken.Store(true)
+		time.Sleep(1500 * time.Millisecond) // what is known there is over its time
+		_, err := a.Authenticate(t.Context(), text)
+		wantCode(t, err, CodeKeyRevoked)
+		if p, err := a.Authenticate(t.Context(), stays); err != nil || p.KeyID != other.ID {
+			t.Errorf("a key that nobody revoked: %v", err)
+		}
+	})
+}
+
 func TestWhileTheDatabaseIsAwayKnownKeysComeInForAWhileButNoRevokedOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemoryKeys()
@@ -170,10 +254,10 @@ func TestWhileTheDatabaseIsAwayKnownKeysComeInForAWhileButNoRevokedOne(t *testin
 				t.Fatal(err)
 			}
 		}
+		store.broken.Store(true) // nothing can be read, and one revocation still gets through
 		if err := keys.Revoke(t.Context(), "demo", revokedKey.ID, ann); err != nil {
 			t.Fatal(err)
 		}
-		store.broken.Store(true)
 		store.revokeFails = errBroken
 		if err := keys.Revoke(t.Context(), "demo", doubtfulKey.ID, ann); !errors.Is(err, errBroken) {
 			t.Fatalf("revoked: %v", err)
