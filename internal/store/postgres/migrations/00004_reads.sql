@@ -19,6 +19,9 @@ ALTER TABLE products
     ADD COLUMN position BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN deleted  BIGINT NOT NULL DEFAULT 0, -- 1: what is left is a tombstone
     ADD COLUMN change   BIGINT NOT NULL DEFAULT 1; -- the version of the catalogue that brought this row
+-- So that an older program which still runs fails to change products, instead of
+-- changing them without raising a version.
+ALTER TABLE products ALTER COLUMN change DROP DEFAULT;
 
 -- No index here may seem a way to one row by tenant and SKU, see 00001. Those that
 -- lead with the tenant are of some rows only: the planner may use them for
