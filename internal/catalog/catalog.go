@@ -109,12 +109,13 @@ type Query struct {
 type Page struct {
 	Items []*Item
 	Next  string
-
-	Products []Product // of a Store's page
 }
 
-// ProductPage is one page of what a Store keeps; Next is empty when nothing follows.
-type ProductPage = Page
+// ProductPage is a page as a Store has it.
+type ProductPage struct {
+	Products []Product
+	Next     string
+}
 
 // Store keeps products. It is safe for concurrent use.
 type Store interface {

@@ -266,6 +266,25 @@ func everything(x *Index) map[string]any {
 	return found
 }
 
+func TestAStateSupersedesByChangeThenByVersion(t *testing.T) {
+	state := func(change, version int64) *Item { return &Item{Change: change, Version: version} }
+	for _, tt := range []struct {
+		old, next *Item
+		want      bool
+	}{
+		{state(1, 1), state(2, 2), true},
+		{state(2, 2), state(1, 1), false},
+		{state(1, 9), state(2, 1), true}, // a restored database counts again
+		{state(2, 1), state(2, 2), true},
+		{state(2, 2), state(2, 1), false},
+		{state(2, 2), state(2, 2), false},
+	} {
+		if got := supersedes(tt.old, tt.next); got != tt.want {
+			t.Errorf("%+v by %+v: %v", tt.old, tt.next, got)
+		}
+	}
+}
+
 func TestASlugGoesFromOneProductToAnother(t *testing.T) {
 	store := newShop()
 	s := newProducts(t, store, false)
@@ -297,6 +316,7 @@ func TestALoadReplacesEverything(t *testing.T) {
 	s.put(named("a", "old"))
 	s.put(named("a", "older than it seems"))
 	s.put(named("gone", "gone"))
+	kept := s.put(named("kept", "kept")).Product
 	backup := newShop() // of a database in which less had happened
 	old := newProducts(t, backup, false)
 	want := old.put(named("a", "restored")).Product
@@ -321,7 +341,7 @@ func TestALoadReplacesEverything(t *testing.T) {
 			t.Error("two loads at once are taken")
 		}
 		add(backup.changes("demo", 0))
-		s.index.Apply([]Product{{TenantID: "demo", SKU: "late", Change: 2, Version: 1}}) // written meanwhile
+		s.index.Apply([]Product{{TenantID: "demo", SKU: "late", Change: 2, Version: 1}, kept}) // written meanwhile
 		if it := s.index.get("demo", "a"); it == nil || !strings.Contains(string(it.Body), "older than it seems") {
 			t.Errorf("during the load readers see %+v", it)
 		}
@@ -333,7 +353,7 @@ func TestALoadReplacesEverything(t *testing.T) {
 	if diff := cmp.Diff(newItem(&want, showProduct), s.index.get("demo", "a")); diff != "" {
 		t.Errorf("after the load (-want +got):\n%s", diff)
 	}
-	if s.index.get("demo", "gone") != nil || s.index.get("demo", "late") == nil || s.index.Stats().Records != 2 {
+	if s.index.get("demo", "gone") != nil || s.index.get("demo", "late") == nil || s.index.get("demo", "kept") == nil || s.index.Stats().Records != 3 {
 		t.Errorf("after the load there is %+v", s.index.Stats())
 	}
 }

@@ -80,7 +80,7 @@ func (s *Service) Put(ctx context.Context, puts []Put) ([]PutResult, []error, er
 	if err != nil {
 		return nil, nil, fmt.Errorf("catalog: put %d products: %w", len(valid), err)
 	}
-	s.show(done, failed)
+	s.show(done)
 	for j, i := range index {
 		results[i], errs[i] = done[j], failed[j]
 	}
@@ -88,11 +88,11 @@ func (s *Service) Put(ctx context.Context, puts []Put) ([]PutResult, []error, er
 }
 
 // show has readers see what was put, here and, by who listens to Wrote, elsewhere.
-func (s *Service) show(done []PutResult, failed []error) {
+func (s *Service) show(done []PutResult) {
 	changes := map[string]int64{}
 	var changed []Product
 	for i := range done {
-		if p := &done[i].Product; failed[i] == nil && done[i].Changed {
+		if p := &done[i].Product; done[i].Changed {
 			changed = append(changed, *p)
 			changes[p.TenantID] = max(changes[p.TenantID], p.Change)
 		}

@@ -1,6 +1,7 @@
 package follow
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -112,6 +113,25 @@ func TestAnIndexIsCompleteWhenEveryScopeHasWhatThePollSaw(t *testing.T) {
 	b.begin()
 	b.poll(map[string]int64{"a": 9, "b": 9}, at(5))
 	complete(5)
+	mustRest(t, b)
+}
+
+func TestWhatWasToldDuringALoadIsReadAfterIt(t *testing.T) {
+	b := newBoard()
+	b.reset(map[string]int64{"a": 5, "b": 5})
+	for _, name := range []string{"a", "b", "c"} {
+		b.hint(name, 7, time.Time{})
+	}
+	b.reset(map[string]int64{"a": 7, "b": 6, "d": 1})
+	var names []string
+	for range 2 {
+		name, _, _ := b.next()
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if diff := gocmp.Diff([]string{"b", "c"}, names); diff != "" {
+		t.Errorf("to be read (-want +got):\n%s", diff)
+	}
 	mustRest(t, b)
 }
 

@@ -361,11 +361,44 @@ func TestRowsThatPanicAreForgottenOnlyWithALoad(t *testing.T) {
 			t.Errorf("%v rows are kept, since %v", rows, a.Since())
 		}
 		a.index.setPoison("")
-		pass(20 * time.Second)
+		for range 200 {
+			pass(100 * time.Millisecond)
+			if lacks := len(db.all()) - len(a.index.all()); lacks > 0 && a.Since() == 0 {
+				t.Fatalf("the index lacks %d rows and says that it is complete", lacks)
+			}
+		}
 		a.mustEqualDatabase()
 		if a.Since() != 0 {
 			t.Errorf("since %v", a.Since())
 		}
+	})
+}
+
+func TestOnlyWhatNobodyToldInTimeIsHealed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := newDatabase()
+		a := start(t, "a", db, nil, rarely)
+		defer a.end()
+		pass(time.Millisecond)
+		mustHeal := func(want float64, what string) {
+			t.Helper()
+			pass(time.Millisecond)
+			a.mustEqualDatabase()
+			if got := a.metric("healed_total"); got != want {
+				t.Errorf("%s: %v rows are counted as healed, want %v", what, got, want)
+			}
+		}
+		db.write("demo", "a=1")
+		a.heard.spill() // has it poll
+		mustHeal(0, "a poll finds a row before its broadcast can have come")
+		change := db.write("demo", "a=2")
+		pass(time.Second)
+		a.Wrote("demo", change)
+		mustHeal(0, "a row is told of late")
+		db.write("demo", "a=3", "b=1")
+		pass(time.Second)
+		a.heard.spill()
+		mustHeal(2, "a poll finds rows that nobody told of")
 	})
 }
 

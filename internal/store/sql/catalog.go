@@ -76,19 +76,19 @@ func (s *Catalog) Product(ctx context.Context, tenantID, sku string) (catalog.Pr
 }
 
 // Products returns one page. See catalog.Store.
-func (s *Catalog) Products(ctx context.Context, q catalog.Query) (catalog.Page, error) {
+func (s *Catalog) Products(ctx context.Context, q catalog.Query) (catalog.ProductPage, error) {
 	if q.Limit < 1 {
-		return catalog.Page{}, fmt.Errorf("list products: the limit is %d; ask for at least 1", q.Limit)
+		return catalog.ProductPage{}, fmt.Errorf("list products: the limit is %d; ask for at least 1", q.Limit)
 	}
 	after := positionCursor{position: math.MinInt64}
 	if q.Cursor != "" {
 		var ok bool
 		if after, ok = productsAfter(q); !ok {
-			return catalog.Page{}, catalog.ErrBadCursor
+			return catalog.ProductPage{}, catalog.ErrBadCursor
 		}
 	}
 	if !storable(q.Category) {
-		return catalog.Page{}, nil
+		return catalog.ProductPage{}, nil
 	}
 	statement, args := listProducts, []any{q.TenantID, after.sku, number(q.Inactive), q.Limit + 1}
 	if q.Category != "" {
@@ -96,10 +96,10 @@ func (s *Catalog) Products(ctx context.Context, q catalog.Query) (catalog.Page, 
 	}
 	rows, err := s.on.Lists.QueryContext(ForTenant(ctx, q.TenantID), statement, args...)
 	if err != nil {
-		return catalog.Page{}, in("list products", err)
+		return catalog.ProductPage{}, in("list products", err)
 	}
 	defer rows.Close()
-	var page catalog.Page
+	var page catalog.ProductPage
 	names, bytes := newInterner(), 0
 	for rows.Next() {
 		if n := len(page.Products); n >= q.Limit || bytes >= maxListBytes {
@@ -109,11 +109,11 @@ func (s *Catalog) Products(ctx context.Context, q catalog.Query) (catalog.Page, 
 		var row productRow
 		size, err := scanProduct(rows, &row)
 		if err != nil {
-			return catalog.Page{}, in("list products", err)
+			return catalog.ProductPage{}, in("list products", err)
 		}
 		p, err := row.decode(names)
 		if err != nil {
-			return catalog.Page{}, in("list products", err)
+			return catalog.ProductPage{}, in("list products", err)
 		}
 		page.Products = append(page.Products, p)
 		bytes += size
