@@ -35,12 +35,20 @@ type product struct {
 
 var languages = []string{"en", "de", "fr", "es", "it"}
 
+// Comparisons stop at the first difference, which cmp.Or of calls would not: loading
+// makes millions of them.
 func byPosition(a, b *product) int {
-	return cmp.Or(cmp.Compare(a.position, b.position), byKey(a, b))
+	if c := cmp.Compare(a.position, b.position); c != 0 {
+		return c
+	}
+	return byKey(a, b)
 }
 
 func byKey(a, b *product) int {
-	return cmp.Or(cmp.Compare(a.key.ID, b.key.ID), strings.Compare(a.key.Language, b.key.Language))
+	if c := cmp.Compare(a.key.ID, b.key.ID); c != 0 {
+		return c
+	}
+	return strings.Compare(a.key.Language, b.key.Language)
 }
 
 // products makes n records in random order, each allocated by itself.

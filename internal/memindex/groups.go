@@ -28,7 +28,7 @@ type group[G comparable, R any] struct {
 // AddGroups adds groups, before the first record. The function calls add with each
 // group that a record is in. Compare is the order within every group; it must be
 // total, so that no two records are equal: what else is equal is ordered by primary
-// key.
+// key. A Load calls it millions of times, so it should stop at the first difference.
 func AddGroups[G comparable, K comparable, R any](t *Table[K, R], of func(r *R, add func(G)), compare func(a, b *R) int) *Groups[G, R] {
 	x := newGroups(of, compare)
 	t.add(x)

@@ -1,7 +1,6 @@
 package memindex
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -46,7 +45,10 @@ func AddPrefixes[K comparable, R any](t *Table[K, R], names func(r *R, add func(
 		}, compare),
 		order: order[named[R]]{
 			compare: func(a, b *named[R]) int {
-				return cmp.Or(strings.Compare(a.name, b.name), compare(a.record, b.record))
+				if c := strings.Compare(a.name, b.name); c != 0 {
+					return c
+				}
+				return compare(a.record, b.record)
 			},
 			same: func(a, b *named[R]) bool { return a.record == b.record },
 		},

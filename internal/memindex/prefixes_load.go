@@ -87,7 +87,10 @@ func sortedNames(names []naming) []int {
 		if a.first != b.first {
 			return cmp.Compare(a.first, b.first)
 		}
-		return cmp.Or(strings.Compare(names[a.at].name, names[b.at].name), cmp.Compare(a.at, b.at))
+		if c := strings.Compare(names[a.at].name, names[b.at].name); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.at, b.at)
 	})
 	at := make([]int, len(s))
 	for i := range s {
