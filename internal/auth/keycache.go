@@ -15,9 +15,9 @@ import (
 // What is kept is what it takes to judge a key: tenant, scopes, the hash of its
 // secret, and when it ends or ended. Zero fields take the default.
 type CacheOptions struct {
-	// TTL is how long a key is believed without asking the store; 3 s. A revocation
-	// reaches every instance at once; where the telling is lost the key works on for
-	// TTL, a tenth of it, and Options.KeyCacheTTL at most: less than 4 s.
+	// TTL is how long a key is believed at most without asking the store; 3 s. A
+	// revocation reaches every instance at once; where the telling is lost the key works
+	// on for TTL and Options.KeyCacheTTL at most: 3.5 s.
 	TTL time.Duration
 	// StaleFor is how long afterwards it is believed still while the store cannot be
 	// asked, so that devices get in while the database is away; 5 min, negative for

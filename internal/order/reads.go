@@ -15,9 +15,9 @@ import (
 // ReadsOptions say how orders that were read are remembered, here and in Redis. Zero
 // fields take the default.
 type ReadsOptions struct {
-	// TTL is how long an order or a page is believed without asking the store; 3 s. A
-	// change reaches every instance at once; where the telling is lost, what is shown
-	// is TTL and a tenth of it old at most: less than 4 s.
+	// TTL is how long an order or a page is believed at most without asking the store;
+	// 3 s. A change reaches every instance at once; where the telling is lost, this is
+	// how old what is shown can be.
 	TTL time.Duration
 	// NegativeTTL is how long an id that is not there is not asked for again; 1 s.
 	NegativeTTL time.Duration
@@ -58,8 +58,9 @@ type ReadsOptions struct {
 //
 // Reads is safe for concurrent use; Close ends it.
 type Reads struct {
-	orders *cache.Cache[*Order]
-	pages  *cache.Cache[*Page]
+	orders      *cache.Cache[*Order]
+	pages       *cache.Cache[*Page]
+	loadTimeout time.Duration
 }
 
 // NewReads returns Reads; Close ends them.
@@ -70,6 +71,9 @@ func NewReads(o ReadsOptions) (*Reads, error) {
 	setDefault(&o.SoftTimeout, 250*time.Millisecond)
 	setDefault(&o.LoadTimeout, 5*time.Second)
 	setDefault(&o.MaxBytes, 64<<20)
+	if o.LoadTimeout < 0 {
+		return nil, fmt.Errorf("order: ReadsOptions: LoadTimeout of %s is not possible; give one above zero", o.LoadTimeout)
+	}
 	orders, err := cache.New(readOptions("orders", &o, o.MaxBytes/4*3, func(id string, v *Order) int { return len(id) + weighOrder(v) }))
 	if err != nil {
 		return nil, fmt.Errorf("order: set up the cache of orders: %w", err)
@@ -79,12 +83,16 @@ func NewReads(o ReadsOptions) (*Reads, error) {
 		orders.Close()
 		return nil, fmt.Errorf("order: set up the cache of pages of orders: %w", err)
 	}
-	return &Reads{orders: orders, pages: pages}, nil
+	return &Reads{orders: orders, pages: pages, loadTimeout: o.LoadTimeout}, nil
 }
+
+// loadGrace is how much longer than LoadTimeout the cache waits for a load: the
+// store's own error says more, and what it is tells a reader when to come again.
+const loadGrace = time.Second
 
 func readOptions[V any](name string, o *ReadsOptions, maxBytes int64, weigh func(string, V) int) cache.Options[V] {
 	return cache.Options[V]{
-		Name: name, TTL: o.TTL, NegativeTTL: o.NegativeTTL, StaleFor: o.StaleFor, SoftTimeout: o.SoftTimeout, HardTimeout: o.LoadTimeout,
+		Name: name, TTL: o.TTL, NegativeTTL: o.NegativeTTL, StaleFor: o.StaleFor, SoftTimeout: o.SoftTimeout, HardTimeout: o.LoadTimeout + loadGrace,
 		MaxBytes: maxBytes, Weigh: weigh, Encode: encodeRead[V], Decode: decodeRead[V],
 		Remote: o.Remote, Peers: o.Peers, Instance: o.Instance, Metrics: o.Metrics, Logger: o.Logger, Now: o.Now,
 	}
@@ -107,6 +115,8 @@ const (
 // order returns an order of a tenant, whoever may see it.
 func (r *Reads) order(ctx context.Context, store Store, tenantID, id string) (cache.Entry[*Order], error) {
 	entry, err := r.orders.Get(ctx, orderKey(tenantID, id), func(ctx context.Context) (cache.Loaded[*Order], error) {
+		ctx, cancel := context.WithTimeout(ctx, r.loadTimeout)
+		defer cancel()
 		o, err := store.Order(ctx, tenantID, id)
 		if errors.Is(err, ErrNotFound) {
 			err = cache.ErrNotFound
@@ -122,6 +132,8 @@ func (r *Reads) order(ctx context.Context, store Store, tenantID, id string) (ca
 // page returns the first page of a query that keepsPage.
 func (r *Reads) page(ctx context.Context, store Store, q Query) (cache.Entry[*Page], error) {
 	return r.pages.Get(ctx, pageKey(&q), func(ctx context.Context) (cache.Loaded[*Page], error) {
+		ctx, cancel := context.WithTimeout(ctx, r.loadTimeout)
+		defer cancel()
 		page, err := readPage(ctx, store, q)
 		return cache.Loaded[*Page]{Value: page, Tags: []string{customerTag(q.TenantID, q.CustomerID)}}, err
 	})

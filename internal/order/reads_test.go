@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -213,6 +214,35 @@ func TestOtherPagesAreReadFromTheStoreEachTime(t *testing.T) {
 	}
 }
 
+func TestAnIDThatCanBeNoOrdersTakesNoMemory(t *testing.T) {
+	store := &metered{memory: newMemory(annsOrder())}
+	s, _ := newShop(t, store, order.ReadsOptions{TTL: time.Minute, NegativeTTL: time.Minute})
+	for range 3 {
+		if _, err := s.Cached(t.Context(), ann, strings.Repeat("x", 65)); !errors.Is(err, order.ErrNotFound) {
+			t.Error(err)
+		}
+	}
+	if n := store.orders.Load(); n != 3 {
+		t.Errorf("the store was read %d times, want 3", n)
+	}
+}
+
+func TestReadsRefuseOptionsThatMakeNoSense(t *testing.T) {
+	for name, o := range map[string]order.ReadsOptions{
+		"LoadTimeout": {LoadTimeout: -time.Second},
+		"TTL":         {TTL: -time.Second},
+		"MaxBytes":    {MaxBytes: -1 << 20},
+		"Instance":    {Peers: &town{}},
+	} {
+		if r, err := order.NewReads(o); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+			if r != nil {
+				r.Close()
+			}
+		}
+	}
+}
+
 func TestAfterACommandReadersSeeWhatItDid(t *testing.T) {
 	store := &metered{memory: newMemory(annsOrder())}
 	s, _ := newShop(t, store, order.ReadsOptions{TTL: time.Minute})
@@ -359,6 +389,17 @@ func TestWhileTheDatabaseIsAwayReadersSeeWhatWasAndCommandsFail(t *testing.T) {
 		time.Sleep(6 * time.Minute)
 		if _, _, err := read(); !errors.Is(err, errAway) {
 			t.Errorf("after six minutes: %v, want the store's error", err)
+		}
+	})
+}
+
+func TestAReadOfAStoreThatDoesNotAnswerEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, done := newShop(t, deaf{newMemory()}, order.ReadsOptions{})
+		defer done()
+		began := time.Now()
+		if _, err := s.Cached(context.Background(), ann, "o1"); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 5*time.Second {
+			t.Errorf("after %v: %v, want context.DeadlineExceeded after 5 s", time.Since(began), err)
 		}
 	})
 }
