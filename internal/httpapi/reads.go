@@ -21,6 +21,10 @@ import (
 // database before answers say so. Until then it is as fresh as it is promised to be.
 const staleAfter = 4 * time.Second
 
+// selfMeasuredBytes is the largest body whose length net/http finds out and sends by
+// itself. It does so without a further header in a map that then would have to grow.
+const selfMeasuredBytes = 2048
+
 // caching is what the headers of reads from memory say to caches. It is made once.
 type caching struct {
 	public []string
@@ -84,9 +88,12 @@ func (s *Server) head(ex *exchange, r *http.Request, e *entity) (done bool) {
 	if e.encoding != nil {
 		h["Content-Encoding"] = e.encoding
 	}
-	h["Content-Length"] = ex.value(strconv.Itoa(e.length))
+	isHead := r.Method == http.MethodHead
+	if isHead || e.length > selfMeasuredBytes {
+		h["Content-Length"] = ex.value(strconv.Itoa(e.length))
+	}
 	ex.WriteHeader(http.StatusOK)
-	return r.Method == http.MethodHead
+	return isHead
 }
 
 // staleStatus is the Cache-Status (RFC 9211) of an answer that is served although it
