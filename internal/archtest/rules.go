@@ -40,7 +40,7 @@ func MillraceRules() Rules {
 			"internal/store/storetest/...", "internal/bus/bustest/...", "internal/payment/paymenttest/...", "internal/wal/vfs/faultfs/...",
 			"internal/torture/...", "internal/stream/streamtest/...", "internal/servers/servertest/...", "test/...",
 		},
-		TestInternal: []string{"internal/store/...", "internal/bus/...", "internal/stream/...", "internal/servers", "internal/wal/...", "internal/coalesce"},
+		TestInternal: []string{"internal/follow", "internal/store/...", "internal/bus/...", "internal/stream/...", "internal/servers", "internal/wal/...", "internal/coalesce"},
 		// A component takes its metrics as one struct built from a registerer, so
 		// everyone may know Prometheus' types.
 		AnyVendor: []string{"github.com/prometheus/client_golang/prometheus"},

@@ -2,9 +2,11 @@ package place
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unique"
 	"unsafe"
 
@@ -34,41 +36,34 @@ type region struct {
 	kind    Kind
 }
 
-// Index keeps all places in memory, one record for each place and language and one
-// for each place, and finds them by id and language, by country and by how their
-// names begin. Readers never wait. It is safe for concurrent use.
-type Index struct {
-	render Render
-
+// tables hold one load of all places.
+type tables struct {
 	names    *memindex.Table[Key, Localized]
 	prefixes *memindex.Prefixes[Localized]
 	places   *memindex.Table[int64, record] // with tombstones
 	regions  *memindex.Groups[region, record]
-
-	mu sync.Mutex // held by writers: it keeps names and places in step
 }
 
-// NewIndex returns an index without places, which shows them as render writes them.
-func NewIndex(render Render) *Index {
-	x := &Index{render: render}
-	x.names = memindex.New(func(l *Localized) Key { return l.Key }, memindex.Options[Localized]{
+func newTables() *tables {
+	t := &tables{}
+	t.names = memindex.New(func(l *Localized) Key { return l.Key }, memindex.Options[Localized]{
 		Name:       "place_names",
 		Supersedes: func(old, next *Localized) bool { return newer(old.Place, next.Place) },
 		Live:       func(l *Localized) bool { return !l.gone },
 		Bytes:      localizedBytes,
 	})
-	x.prefixes = memindex.AddPrefixes(x.names,
+	t.prefixes = memindex.AddPrefixes(t.names,
 		func(l *Localized, add func(string)) { add(l.search) },
 		func(a, b *Localized) int {
 			return cmp.Or(byRank(a, b), strings.Compare(a.Key.Language, b.Key.Language))
 		})
-	x.places = memindex.New(func(r *record) int64 { return r.ID }, memindex.Options[record]{
+	t.places = memindex.New(func(r *record) int64 { return r.ID }, memindex.Options[record]{
 		Name:       "places",
 		Supersedes: func(old, next *record) bool { return newer(&old.Place, &next.Place) },
 		Live:       func(r *record) bool { return !r.Deleted },
 		Bytes:      func(*record) int { return int(unsafe.Sizeof(record{})) },
 	})
-	x.regions = memindex.AddGroups(x.places,
+	t.regions = memindex.AddGroups(t.places,
 		func(r *record, add func(region)) {
 			add(region{})
 			add(region{country: r.CountryCode})
@@ -77,6 +72,24 @@ func NewIndex(render Render) *Index {
 			}
 		},
 		func(a, b *record) int { return cmp.Or(cmp.Compare(b.rank, a.rank), cmp.Compare(a.ID, b.ID)) })
+	return t
+}
+
+// Index keeps all places in memory, one record for each place and language and one
+// for each place, and finds them by id and language, by country and by how their
+// names begin. Readers never wait. It is safe for concurrent use.
+type Index struct {
+	render Render
+	live   atomic.Pointer[tables] // what is read
+
+	mu   sync.Mutex // held by writers: it keeps names and places in step, and guards next
+	next *tables    // is being loaded; nil: none
+}
+
+// NewIndex returns an index without places, which shows them as render writes them.
+func NewIndex(render Render) *Index {
+	x := &Index{render: render}
+	x.live.Store(newTables())
 	return x
 }
 
@@ -106,12 +119,30 @@ func localizedBytes(l *Localized) int {
 	return int(unsafe.Sizeof(*l)) + len(l.Name) + len(l.Body) + len(l.search)
 }
 
-// Load fills the index: feed calls add, from as many goroutines as it likes, with
-// all places. Changes may be applied meanwhile, and it may be called again after an
-// error. Readers see the places at the latest when it returns.
+// Load replaces all there is by the places that feed adds, which it may do from
+// several goroutines at once, and by what Apply is told meanwhile. Until it returns,
+// and if it returns an error, readers see what was there before. It takes one load at
+// a time.
 func (x *Index) Load(feed func(add func([]Place)) error) error {
-	err := x.places.Load(func(addPlaces func([]*record)) error {
-		return x.names.Load(func(addNames func([]*Localized)) error {
+	t := newTables()
+	x.mu.Lock()
+	if x.next != nil {
+		x.mu.Unlock()
+		return errors.New("place: the index is being loaded already; wait for that load")
+	}
+	x.next = t
+	x.mu.Unlock()
+	loaded := false
+	defer func() { // also when feed panics
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if x.next = nil; loaded {
+			t.dropLeftover()
+			x.live.Store(t)
+		}
+	}()
+	err := t.places.Load(func(addPlaces func([]*record)) error {
+		return t.names.Load(func(addNames func([]*Localized)) error {
 			return feed(func(rows []Place) {
 				places := make([]*record, 0, len(rows))
 				names := make([]*Localized, 0, len(rows))
@@ -124,23 +155,21 @@ func (x *Index) Load(feed func(add func([]Place)) error) error {
 			})
 		})
 	})
-	x.dropLeftover()
+	loaded = err == nil
 	return err
 }
 
 // dropLeftover drops names that their places no longer have: what a load read may be
-// older than what was applied meanwhile or is loaded from an earlier try.
-func (x *Index) dropLeftover() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
+// older than what was applied meanwhile.
+func (t *tables) dropLeftover() {
 	var gone []*Localized
-	for l := range x.names.All() {
-		place := x.places.Get(l.Key.ID)
+	for l := range t.names.All() {
+		place := t.places.Get(l.Key.ID)
 		if place != nil && !l.gone && newer(l.Place, &place.Place) && !place.has(l.Key.Language) {
 			gone = append(gone, tombstone(place, l.Key))
 		}
 	}
-	x.names.Put(gone...)
+	t.names.Put(gone...)
 }
 
 // tombstone stands for a name that a place no longer has.
@@ -153,26 +182,44 @@ func tombstone(place *record, key Key) *Localized {
 func (x *Index) Apply(rows []Place) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	live := x.live.Load()
 	for i := range rows {
-		before := x.places.Get(rows[i].ID)
-		if before != nil && !newer(&before.Place, &rows[i]) {
-			continue
+		if x.next == nil && !live.lacks(&rows[i]) {
+			continue // most of what comes back from the database was written here
 		}
 		place, names := x.split(&rows[i])
-		if before != nil {
-			for language := range strings.FieldsSeq(before.languages) {
-				if !place.has(language) {
-					names = append(names, tombstone(place, Key{ID: place.ID, Language: language}))
-				}
+		live.put(place, names)
+		if x.next != nil {
+			x.next.put(place, names)
+		}
+	}
+}
+
+// lacks says whether a place is newer than what is there.
+func (t *tables) lacks(p *Place) bool {
+	before := t.places.Get(p.ID)
+	return before == nil || newer(&before.Place, p)
+}
+
+// put takes a place over with its names, if it is newer than what is there.
+func (t *tables) put(place *record, names []*Localized) {
+	if !t.lacks(&place.Place) {
+		return
+	}
+	if before := t.places.Get(place.ID); before != nil {
+		names = slices.Clip(names) // it may be another's too
+		for language := range strings.FieldsSeq(before.languages) {
+			if !place.has(language) {
+				names = append(names, tombstone(place, Key{ID: place.ID, Language: language}))
 			}
 		}
-		if place.Deleted { // what lists it goes first, what it lists last
-			x.places.Put(place)
-			x.names.Put(names...)
-		} else {
-			x.names.Put(names...)
-			x.places.Put(place)
-		}
+	}
+	if place.Deleted { // what lists it goes first, what it lists last
+		t.places.Put(place)
+		t.names.Put(names...)
+	} else {
+		t.names.Put(names...)
+		t.places.Put(place)
 	}
 }
 
@@ -217,7 +264,8 @@ func searchKey(language, folded string) string {
 
 // Stats says how many places in how many languages there are, and what they hold.
 func (x *Index) Stats() memindex.Stats {
-	names, places := x.names.Stats(), x.places.Stats()
+	t := x.live.Load()
+	names, places := t.names.Stats(), t.places.Stats()
 	names.RecordBytes += places.RecordBytes
 	names.IndexBytes += places.IndexBytes
 	return names

@@ -27,7 +27,7 @@ func (s *Service) Search(_ context.Context, q Query) ([]*Localized, error) {
 		q.Limit = defaultLimit
 	}
 	chain := s.chains.append(make([]string, 0, MaxChain), q.Languages, s.o.DefaultLanguage)
-	return s.o.Index.search(&q, chain), nil
+	return s.o.Index.live.Load().search(&q, chain), nil
 }
 
 func (q *Query) check() error {
@@ -48,18 +48,18 @@ func (q *Query) check() error {
 
 // localized returns a place in the first language of a chain that it has, else in
 // any, nil if there is no such place.
-func (x *Index) localized(id int64, chain []string) *Localized {
+func (t *tables) localized(id int64, chain []string) *Localized {
 	for _, language := range chain {
-		if l := x.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone {
+		if l := t.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone {
 			return l
 		}
 	}
-	place := x.places.Get(id)
+	place := t.places.Get(id)
 	if place == nil {
 		return nil
 	}
 	for language := range strings.FieldsSeq(place.languages) {
-		if l := x.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone {
+		if l := t.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone {
 			return l
 		}
 	}
@@ -67,26 +67,26 @@ func (x *Index) localized(id int64, chain []string) *Localized {
 }
 
 // search finds places, in a chain of languages.
-func (x *Index) search(q *Query, chain []string) []*Localized {
+func (t *tables) search(q *Query, chain []string) []*Localized {
 	prefix := fold(q.Prefix)
 	region := region{country: q.CountryCode}
 	if q.Kind == Country && q.CountryCode == "" {
 		region.kind = Country
 	}
-	if prefix == "" || region.kind != "" || region.country != "" && x.regions.Len(region) <= fewPlaces {
-		return x.searchRegion(q, region, prefix, chain)
+	if prefix == "" || region.kind != "" || region.country != "" && t.regions.Len(region) <= fewPlaces {
+		return t.searchRegion(q, region, prefix, chain)
 	}
-	return x.searchNames(q, prefix, chain)
+	return t.searchNames(q, prefix, chain)
 }
 
 // searchRegion looks at the places of a region one by one.
-func (x *Index) searchRegion(q *Query, region region, prefix string, chain []string) []*Localized {
+func (t *tables) searchRegion(q *Query, region region, prefix string, chain []string) []*Localized {
 	out := make([]*Localized, 0, q.Limit)
-	for place := range x.regions.All(region) {
-		if q.Kind != "" && place.Kind != q.Kind || prefix != "" && !x.called(place.ID, prefix, chain) {
+	for place := range t.regions.All(region) {
+		if q.Kind != "" && place.Kind != q.Kind || prefix != "" && !t.called(place.ID, prefix, chain) {
 			continue
 		}
-		if l := x.localized(place.ID, chain); l != nil {
+		if l := t.localized(place.ID, chain); l != nil {
 			if out = append(out, l); len(out) == q.Limit {
 				break
 			}
@@ -96,9 +96,9 @@ func (x *Index) searchRegion(q *Query, region region, prefix string, chain []str
 }
 
 // called says whether a place's name in one language of the chain begins so.
-func (x *Index) called(id int64, prefix string, chain []string) bool {
+func (t *tables) called(id int64, prefix string, chain []string) bool {
 	for _, language := range chain {
-		if l := x.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone && strings.HasPrefix(l.folded(), prefix) {
+		if l := t.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone && strings.HasPrefix(l.folded(), prefix) {
 			return true
 		}
 	}
@@ -112,10 +112,10 @@ func (l *Localized) folded() string {
 }
 
 // searchNames looks at the names that begin so, in each language of the chain.
-func (x *Index) searchNames(q *Query, prefix string, chain []string) []*Localized {
+func (t *tables) searchNames(q *Query, prefix string, chain []string) []*Localized {
 	var found []*Localized
 	for _, language := range chain {
-		found = append(found, x.prefixes.Top(searchKey(language, prefix), q.Limit, func(l *Localized) bool {
+		found = append(found, t.prefixes.Top(searchKey(language, prefix), q.Limit, func(l *Localized) bool {
 			return l.Key.Language == language && (q.CountryCode == "" || l.Place.CountryCode == q.CountryCode) && (q.Kind == "" || l.Place.Kind == q.Kind)
 		})...)
 	}
@@ -128,7 +128,7 @@ func (x *Index) searchNames(q *Query, prefix string, chain []string) []*Localize
 		if slices.ContainsFunc(out, func(o *Localized) bool { return o.Key.ID == l.Key.ID }) {
 			continue // found by another of its names
 		}
-		if best := x.localized(l.Key.ID, chain); best != nil {
+		if best := t.localized(l.Key.ID, chain); best != nil {
 			out = append(out, best)
 		}
 	}

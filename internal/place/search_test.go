@@ -196,12 +196,12 @@ func TestBothWaysOfSearchingFindTheSame(t *testing.T) {
 	for _, prefix := range []string{"b", "ba", "bac", "ceba", "dibato", "zz"} {
 		for _, country := range []string{"", "AA", "BB"} {
 			q := Query{CountryCode: country, Limit: 50}
-			want := shown(x.searchRegion(&q, region{country: country}, prefix, chain))
-			if diff := cmp.Diff(want, shown(x.searchNames(&q, prefix, chain))); diff != "" {
+			want := shown(x.live.Load().searchRegion(&q, region{country: country}, prefix, chain))
+			if diff := cmp.Diff(want, shown(x.live.Load().searchNames(&q, prefix, chain))); diff != "" {
 				t.Errorf("%q in %q (-one by one +by name):\n%s", prefix, country, diff)
 			}
 			q.Prefix = prefix
-			if diff := cmp.Diff(want, shown(x.search(&q, chain))); diff != "" {
+			if diff := cmp.Diff(want, shown(x.live.Load().search(&q, chain))); diff != "" {
 				t.Errorf("%q in %q (-one by one +as chosen):\n%s", prefix, country, diff)
 			}
 		}

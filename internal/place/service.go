@@ -129,7 +129,7 @@ func (s *Service) Get(_ context.Context, id int64, languages []string) (*Localiz
 	}
 	var buf [MaxChain]string
 	chain := s.chains.append(buf[:0], languages, s.o.DefaultLanguage)
-	if l := s.o.Index.localized(id, chain); l != nil {
+	if l := s.o.Index.live.Load().localized(id, chain); l != nil {
 		return l, nil
 	}
 	return nil, ErrNotFound
