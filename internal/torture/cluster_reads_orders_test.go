@@ -94,7 +94,15 @@ func (w *orderWatch) order(ctx context.Context, t *testing.T, on *instance) stri
 	if _, err := w.s.see(ctx, on, "/orders/"+id); err != nil {
 		t.Fatal(err)
 	}
-	for _, i := range w.s.c.instances {
+	w.settled(ctx, t, id, w.s.c.instances...)
+	w.add(id)
+	return id
+}
+
+// settled waits until instances show an order as being fulfilled.
+func (w *orderWatch) settled(ctx context.Context, t *testing.T, id string, on ...*instance) {
+	t.Helper()
+	for _, i := range on {
 		w.s.c.eventually(ctx, t, 20*time.Second, i.name+" shows the order as being fulfilled", func(ctx context.Context) error {
 			v, err := w.s.see(ctx, i, "/orders/"+id)
 			if err == nil && v.Status != "fulfilling" {
@@ -103,8 +111,59 @@ func (w *orderWatch) order(ctx context.Context, t *testing.T, on *instance) stri
 			return err
 		})
 	}
+}
+
+// cutOffRedis cuts one instance off from Redis, which holds an order as it was, and has
+// the order shipped there. Another instance, which still has Redis and never read the
+// order, must not take it from there, nor must one when all have Redis again.
+func (w *orderWatch) cutOffRedis(ctx context.Context, t *testing.T, writer, other *instance) {
+	t.Helper()
+	c := w.s.c
+	id, r := c.probes.place(ctx, writer.server.URL)
+	if id == "" {
+		t.Fatalf("%s: no order is placed: %s", writer.name, r)
+	}
+	w.settled(ctx, t, id, writer) // which puts it into Redis
+	told := func() float64 {
+		v, err := other.metric(ctx, "millrace_cache_invalidations_total", "cache=orders", "source=peer")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	before := told()
+	writer.redis.Partition()
+	if r := c.probes.ask(ctx, http.MethodPost, writer.server.URL+"/orders/"+id+"/shipments", uuid.NewString(), shipment); r.status/100 != 2 {
+		t.Fatalf("%s: ship: %s", writer.name, r)
+	}
+	c.eventually(ctx, t, tellBound, other.name+" was told of the shipment", func(context.Context) error {
+		if told() == before {
+			return errors.New("no invalidation of a peer")
+		}
+		return nil
+	})
+	shipped := func(i *instance, when string) {
+		t.Helper()
+		if v, err := w.s.see(ctx, i, "/orders/"+id); err != nil || v.Status != "shipped" {
+			t.Fatalf("%s: %s shows an order as %s that was shipped while %s was cut off from Redis: %v", when, i.name, v.Status, writer.name, err)
+		}
+	}
+	shipped(other, "during the fault")
 	w.add(id)
-	return id
+	if err := writer.redis.Pass(); err != nil {
+		t.Fatal(err)
+	}
+	w.remoteAway(ctx, t, 0)
+	for _, i := range c.instances {
+		shipped(i, "after the fault")
+	}
+}
+
+// remoteAway waits until every instance knows that Redis is away, or, for 0, that it is
+// not.
+func (w *orderWatch) remoteAway(ctx context.Context, t *testing.T, want float64) {
+	t.Helper()
+	w.s.c.eachMetric(ctx, t, 20*time.Second, fmt.Sprintf("Redis is away: %v", want), func(v float64) bool { return v == want }, "millrace_cache_remote_away", "cache=orders")
 }
 
 // step takes an order a step further on one instance, which must show it at once,
@@ -165,23 +224,20 @@ func readOrdersWithoutRedis(ctx context.Context, t *testing.T, s *shelf) {
 	if err := c.redis.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	remoteAway := func(want float64) {
-		t.Helper()
-		c.eachMetric(ctx, t, 20*time.Second, fmt.Sprintf("Redis is away: %v", want), func(v float64) bool { return (v > 0) == (want > 0) }, "millrace_cache_remote_away", "cache=orders")
-	}
-	remoteAway(0)
+	w.remoteAway(ctx, t, 0)
 	w.step(ctx, t, second, silent, "deliveries", `{}`, "completed", tellBound)
+	w.cutOffRedis(ctx, t, first, third)
 
 	if err := c.redis.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	remoteAway(1)
+	w.remoteAway(ctx, t, 1)
 	w.step(ctx, t, first, gone, "shipments", shipment, "shipped", cacheBound)
 	w.order(ctx, t, second)
 	if err := c.redis.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	remoteAway(0)
+	w.remoteAway(ctx, t, 0)
 	w.step(ctx, t, third, gone, "deliveries", `{}`, "completed", tellBound)
 
 	stop()

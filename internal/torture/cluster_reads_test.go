@@ -31,6 +31,7 @@ func TestReadsStayRightWhateverServiceOfAClusterFails(t *testing.T) {
 		t.Skip("TORTURE_KILLS=0")
 	}
 	c := newCluster(t.Context(), t).withNATS(t)
+	c.redisApart = true
 	c.start(t.Context(), t, instanceCount)
 	s := newShelf(t.Context(), t, c)
 	for _, x := range []struct {
@@ -40,7 +41,7 @@ func TestReadsStayRightWhateverServiceOfAClusterFails(t *testing.T) {
 	}{
 		{name: "two instances change one product at once", test: changeAtOnce},
 		{name: "broadcasts are lost", test: loseBroadcasts},
-		{name: "Redis is flushed, silent, gone and back", test: readOrdersWithoutRedis},
+		{name: "Redis is flushed, silent, cut off from one, gone and back", test: readOrdersWithoutRedis},
 		{name: "PostgreSQL is gone for a while", test: readWithoutPostgres, errors: true},
 	} {
 		t.Run(x.name, func(t *testing.T) {

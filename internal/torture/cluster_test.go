@@ -49,6 +49,7 @@ type cluster struct {
 	direct      *pgxpool.Pool // past the proxies, as the superuser
 	env         []string      // what all instances share
 	windowed    bool          // events are not recognised by other instances: devices stay with the first
+	redisApart  bool          // each instance has a proxy between it and Redis
 	instances   []*instance
 	watched     map[string]int64 // how far each log file was read
 	probes      *prober
@@ -58,6 +59,7 @@ type cluster struct {
 type instance struct {
 	name   string
 	proxy  *servers.Proxy // between it and the primary
+	redis  *servers.Proxy // between it and Redis; nil unless redisApart
 	o      blackbox.Options
 	server *blackbox.Server
 }
@@ -178,6 +180,10 @@ func (c *cluster) newInstance(name string) *instance {
 	i.o = blackbox.Options{Binary: c.binary, Data: c.in(name), Output: c.in(name + ".log"), Args: []string{"--log-level", "warn"},
 		Env: append(slices.Clone(c.env), "MILLRACE_INSTANCE="+name, "MILLRACE_LOG__FORMAT=json",
 			"MILLRACE_STORE__POSTGRES__DSN="+c.postgres.DSNAs(i.proxy.Addr(), "millrace", databaseUser, databasePassword))}
+	if c.redisApart {
+		i.redis = servertest.Proxy(c.t, servers.ProxyOptions{Target: c.redis.Addr()})
+		i.o.Env = append(i.o.Env, "MILLRACE_REDIS__ADDRESSES="+i.redis.Addr()) // the last one counts
+	}
 	for _, address := range []*string{&i.o.Listen, &i.o.Admin} {
 		port, release, err := servers.FreePort()
 		if err != nil {
