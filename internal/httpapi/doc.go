@@ -11,10 +11,16 @@
 // Every request passes one place, surface.ServeHTTP, which gives it an id, a
 // trace context and security headers, counts and logs it, and turns a panic into
 // an answer. From there the mux chooses a route. Hot and streaming routes
-// (POST /events, POST /hooks/{source}, GET /events/tail) are plain handlers that
-// encode by hand; all others are huma operations whose schemas come from their
-// types. Both kinds stand in the same OpenAPI document, and every error, the
-// mux's own included, is an application/problem+json with a type from one table.
+// (POST /events, POST /orders, GET /products/{sku}, GET /events/tail and more) are
+// plain handlers that encode by hand; all others are huma operations whose schemas
+// come from their types. Both kinds stand in the same OpenAPI document, and every
+// error, the mux's own included, is an application/problem+json with a type from one
+// table.
+//
+// Products and places are read from memory (reads.go): their bodies were rendered when
+// they changed, and what is made of them on first use, one language or a compressed
+// form, is kept within a bound (variants.go). Each representation has a strong ETag of
+// its own; what no credential was shown for may be kept by others.
 //
 // The order of checks for events is the order of their cost: credential, scope,
 // whether the log takes anything at all, the tenant's rate, the declared size,

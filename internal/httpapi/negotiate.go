@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"strings"
 
@@ -10,20 +11,22 @@ import (
 	"millrace/internal/place"
 )
 
-// negotiable yields the members of an Accept-… header and how much each is wanted, in
+// negotiable returns the members of an Accept-… header and how much each is wanted, in
 // thousandths. Members that are malformed are left out. It allocates nothing.
-func negotiable(values []string, yield func(member string, q int) bool) {
-	for _, value := range values {
-		for more := true; more; {
-			var member string
-			member, value, more = strings.Cut(value, ",")
-			name, weight, weighed := strings.Cut(member, ";")
-			q, ok := 1000, true
-			if weighed {
-				q, ok = parseWeight(strings.Trim(weight, " \t"))
-			}
-			if name = strings.Trim(name, " \t"); name != "" && ok && !yield(name, q) {
-				return
+func negotiable(values []string) iter.Seq2[string, int] {
+	return func(yield func(member string, q int) bool) {
+		for _, value := range values {
+			for more := true; more; {
+				var member string
+				member, value, more = strings.Cut(value, ",")
+				name, weight, weighed := strings.Cut(member, ";")
+				q, ok := 1000, true
+				if weighed {
+					q, ok = parseWeight(strings.Trim(weight, " \t"))
+				}
+				if name = strings.Trim(name, " \t"); name != "" && ok && !yield(name, q) {
+					return
+				}
 			}
 		}
 	}
@@ -54,7 +57,7 @@ func acceptedEncoding(values []string) encoding {
 	}
 	const unset = -1
 	plain, gzipped, zipped, any := unset, unset, 0, unset
-	for member, q := range func(yield func(string, int) bool) { negotiable(values, yield) } {
+	for member, q := range negotiable(values) {
 		switch {
 		case len(member) > len("identity"): // no name that is known is longer
 		case equalFold(member, "gzip"), equalFold(member, "x-gzip"):
@@ -174,7 +177,7 @@ func readPreference(w wish) (*preference, bool) {
 		q   int
 	}
 	var accepted []weighed
-	for tag, q := range func(yield func(string, int) bool) { negotiable([]string{w.accept}, yield) } {
+	for tag, q := range negotiable([]string{w.accept}) {
 		if q > 0 && tag != "*" && len(tag) <= maxLangBytes && len(accepted) < 4*place.MaxChain {
 			accepted = append(accepted, weighed{tag, q})
 		}

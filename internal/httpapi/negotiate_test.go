@@ -124,7 +124,7 @@ func FuzzNegotiation(f *testing.F) {
 	}
 	l := newLanguages()
 	f.Fuzz(func(t *testing.T, lang, header string) {
-		for member, q := range func(yield func(string, int) bool) { negotiable([]string{header}, yield) } {
+		for member, q := range negotiable([]string{header}) {
 			if member == "" || q < 0 || q > 1000 || !strings.Contains(header, member) {
 				t.Errorf("%q: member %q with weight %d", header, member, q)
 			}
