@@ -215,8 +215,8 @@ func (c *Cache[V]) stale(key string) (Entry[V], bool) {
 
 // miss joins a flight, or begins one.
 func (c *Cache[V]) miss(ctx context.Context, key string, load func(context.Context) (Loaded[V], error)) (Entry[V], error) {
+	s, came := c.shard(key), c.tags.now()
 	for {
-		s := c.shard(key)
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
@@ -238,16 +238,17 @@ func (c *Cache[V]) miss(ctx context.Context, key string, load func(context.Conte
 		if f == nil {
 			f = c.start(ctx, s, key, load, 0)
 		}
-		joined := c.tags.now()
 		s.mu.Unlock()
-		if e, err, again := c.await(ctx, key, f, joined); !again {
+		if e, err, again := c.await(ctx, key, f, came); !again {
 			return e, err
 		}
 	}
 }
 
-// await waits for a flight. again says that it was the wrong one.
-func (c *Cache[V]) await(ctx context.Context, key string, f *flight[V], joined int64) (e Entry[V], err error, again bool) {
+// await waits for a flight, for a Get that came at a moment of the tags. again says
+// that it was the wrong one: a tag of what it brings was invalidated after it began,
+// and maybe before the Get came.
+func (c *Cache[V]) await(ctx context.Context, key string, f *flight[V], came int64) (e Entry[V], err error, again bool) {
 	var soft <-chan time.Time
 	if c.o.SoftTimeout > 0 && c.o.StaleFor > 0 {
 		t := time.NewTimer(c.o.SoftTimeout)
@@ -257,7 +258,7 @@ func (c *Cache[V]) await(ctx context.Context, key string, f *flight[V], joined i
 	for {
 		select {
 		case <-f.done:
-			if f.tagged > f.began && f.tagged <= joined {
+			if f.tagged > f.began && came > f.began {
 				return e, nil, true
 			}
 			return c.answer(key, f)
@@ -314,9 +315,7 @@ func (c *Cache[V]) Put(_ context.Context, key string, v Loaded[V]) {
 		if c.teller != nil {
 			c.teller.put(key, m)
 		}
-		if !c.keep(s, key, m, since) {
-			c.ram.Invalidate(key)
-		}
+		c.keep(s, key, m, since)
 	}
 	s.mu.Unlock()
 	if newer && c.teller == nil && c.peers != nil {

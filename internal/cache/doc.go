@@ -37,6 +37,9 @@
 // otherwise it is taken for outdated for that long. A load that returns less than was
 // announced, from a replica that lags for instance, is repeated and then fails.
 //
+// A tag, or a change without a version, cannot be ordered with a Put that another
+// writer makes at the same time: keys that are Put should be invalidated with versions.
+//
 // # When Remote is away
 //
 // Any failed call, a call over RemoteTimeout among them, makes Remote "away": Gets do

@@ -36,8 +36,7 @@ type flight[V any] struct {
 	age     time.Duration
 	level   string
 	err     error
-	// tagged is the last invalidation of any of its tags. Who came after that and
-	// finds that the flight began before it has joined the wrong one.
+	// tagged is the last invalidation of any of its tags.
 	tagged int64
 }
 
@@ -201,7 +200,8 @@ func (c *Cache[V]) keep(s *shard[V], key string, m made[V], since int64) bool {
 	c.tags.add(key, it, m.tags)
 	if c.tags.latest(&c.tags.invalidated, m.tags) > since {
 		// Whoever invalidates looks at the index after noting the moment, so one of
-		// the two sees the other.
+		// the two sees the other. What was there before is no longer in the index.
+		c.ram.Invalidate(key)
 		c.tags.remove(key, it, m.tags)
 		return false
 	}

@@ -25,6 +25,9 @@ type item[V any] struct {
 	dead     int64 // until then it may be served if a load fails
 	eager    atomic.Int64
 	retry    atomic.Int64 // until then no load is tried, since one failed
+	// gone is set before the item leaves the index of tags, which is a moment before it
+	// leaves RAM: who finds nothing in the index to remove must not find it in RAM.
+	gone atomic.Bool
 }
 
 // made is what an item is made of.
@@ -59,7 +62,7 @@ func (c *Cache[V]) lifetime(negative bool) time.Duration {
 	return ttl - time.Duration(rand.Float64()*c.o.Jitter*float64(ttl))
 }
 
-func (it *item[V]) fresh(now int64) bool { return now < it.expires }
+func (it *item[V]) fresh(now int64) bool { return now < it.expires && !it.gone.Load() }
 
 // removal is how exactly the RAM level removes what is dead. It reads a clock of its
 // own, since another precise reading would be a fifth of a hit; Get judges by c.now.
@@ -85,6 +88,7 @@ func (c *Cache[V]) newRAM(clock *otter.CoarseClock) (*otter.Cache[string, *item[
 			if e.Cause == otter.CauseOverflow {
 				c.m.evictions.Inc()
 			}
+			e.Value.gone.Store(true)
 			c.tags.remove(e.Key, e.Value, e.Value.tags)
 		},
 		Clock: clock,
@@ -94,7 +98,7 @@ func (c *Cache[V]) newRAM(clock *otter.CoarseClock) (*otter.Cache[string, *item[
 // peek looks at an entry without counting as a use of it.
 func (c *Cache[V]) peek(key string) *item[V] {
 	e, ok := c.ram.GetEntryQuietly(key)
-	if !ok {
+	if !ok || e.Value.gone.Load() {
 		return nil
 	}
 	return e.Value

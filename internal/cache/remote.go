@@ -14,15 +14,18 @@ import (
 //   - A load may store only while its lease stands (Read gives it, Store ends it).
 //     What Tell says of a key ends the lease, so a load that began earlier stores
 //     nothing.
-//   - A version that is older than one told of is not stored for a while.
+//   - A version that is older than one told of is not stored for a while, nor is a Put
+//     that was made before an invalidation without a version. A Put that arrives long
+//     after Tell has given up is not stored at all.
 //   - Its entries know when their load began, on a counter that each telling of a tag
 //     raises: an entry with a tag that was told of later is not returned.
 //   - Distrust does so for all entries, and Check does when the server may have lost
 //     something: restarted, or replaced by its replica.
 type Remote interface {
 	// Check finds out whether the store answers. After a failure nothing is read
-	// until Check has returned nil and what was untold has been told.
-	Check(ctx context.Context, cache string) error
+	// until Check has returned nil and what was untold has been told. It returns the
+	// counter of tags.
+	Check(ctx context.Context, cache string) (seq int64, err error)
 	// Read returns what there is of a key, and leases it where that is less than
 	// wanted and nobody else has it.
 	Read(ctx context.Context, cache, key string, want Want) (Record, error)
@@ -62,7 +65,7 @@ type Record struct {
 	// it is not; Keep, for Store and Tell, is how long it is there at all.
 	Age, Left, Keep time.Duration
 	// Seq is, from Read, the counter of tags now: hand it to Store with what was
-	// loaded after.
+	// loaded after. Of a Put it is what was last heard of the counter before it.
 	Seq int64
 }
 

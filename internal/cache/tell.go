@@ -245,11 +245,12 @@ func (t *teller[V]) round(ctx context.Context) bool {
 	t.mu.Lock()
 	away, all, until, clears := t.away, t.all, t.gen, t.clears.Load()
 	t.mu.Unlock()
-	if away && !t.call(ctx, "check", t.c.o.Remote.Check) {
+	remote, name := t.c.o.Remote, t.c.o.Name
+	if away && !t.call(ctx, "check", func(ctx context.Context) (int64, error) { return remote.Check(ctx, name) }) {
 		return false
 	}
 	if all {
-		if !t.call(ctx, "distrust", t.c.o.Remote.Distrust) {
+		if !t.call(ctx, "distrust", func(ctx context.Context) (int64, error) { return 0, remote.Distrust(ctx, name) }) {
 			return false
 		}
 		t.mu.Lock()
@@ -274,14 +275,19 @@ func (t *teller[V]) round(ctx context.Context) bool {
 	return true
 }
 
-func (t *teller[V]) call(ctx context.Context, op string, do func(context.Context, string) error) bool {
+// call makes a call that returns the counter of tags.
+func (t *teller[V]) call(ctx context.Context, op string, do func(context.Context) (int64, error)) bool {
 	ctx, cancel := context.WithTimeout(ctx, t.c.o.RemoteTimeout)
 	defer cancel()
-	err := do(ctx, t.c.o.Name)
-	if err != nil && t.c.ctx.Err() == nil {
-		t.lost(op, err)
+	seq, err := do(ctx)
+	if err != nil {
+		if t.c.ctx.Err() == nil {
+			t.lost(op, err)
+		}
+		return false
 	}
-	return err == nil
+	t.c.heardSeq(seq)
+	return true
 }
 
 // take returns some of the changes that waited at the moment until. They go on
@@ -318,13 +324,7 @@ func (t *teller[V]) tell(ctx context.Context, subjects []subject, changes []unto
 			}
 		}
 	}
-	ok := t.call(ctx, "tell", func(ctx context.Context, name string) error {
-		seq, err := c.o.Remote.Tell(ctx, name, news)
-		if err == nil {
-			c.heardSeq(seq)
-		}
-		return err
-	})
+	ok := t.call(ctx, "tell", func(ctx context.Context) (int64, error) { return c.o.Remote.Tell(ctx, c.o.Name, news) })
 	if ok {
 		t.told(subjects, changes)
 	}

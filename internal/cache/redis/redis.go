@@ -76,6 +76,8 @@ const unresponsive = time.Second
 type Redis struct {
 	o   Options
 	lua scripts
+	// began is what this side's clock counts from.
+	began time.Time
 	// dials counts the connections that were begun: an answer of a server that was
 	// not there before comes after one.
 	dials atomic.Int64
@@ -101,6 +103,7 @@ type space struct {
 
 	epoch    atomic.Int64 // as last read
 	verified atomic.Int64 // the number of dials that Check has looked at, or -1
+	ahead    atomic.Int64 // milliseconds by which the server's clock is ahead of ours
 
 	checking sync.Mutex
 	servers  atomic.Pointer[string] // that Check saw
@@ -148,7 +151,7 @@ func New(o Options) (*Redis, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Redis{o: o, lua: newScripts(), spaces: make(map[string]*space)}, nil
+	return &Redis{o: o, lua: newScripts(), began: time.Now(), spaces: make(map[string]*space)}, nil
 }
 
 // connect returns the connected client. Connecting goes on when ctx ends.

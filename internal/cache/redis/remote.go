@@ -15,56 +15,61 @@ import (
 	"millrace/internal/cache"
 )
 
+// late is by how much a put may arrive after it was told: less than changes are
+// remembered for. A connection that hangs may bring it much later.
+const late = 3 * time.Second
+
 // rereads bounds how often something is read again because it changed meanwhile.
 const rereads = 3
 
 // Check is cache.Remote's. A server that was restarted, or another one in its place,
 // is not believed in what it has from before.
-func (r *Redis) Check(ctx context.Context, name string) error {
+func (r *Redis) Check(ctx context.Context, name string) (seq int64, err error) {
 	c, err := r.connect(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	s := r.space(name)
 	s.checking.Lock()
 	defer s.checking.Unlock()
 	for range rereads {
 		dials := r.dials.Load()
-		if err := r.verify(ctx, c, s, name, dials); err != nil {
-			return err
+		if seq, err = r.verify(ctx, c, s, name, dials); err != nil {
+			return 0, err
 		}
 		if r.dials.Load() == dials { // else its own answers may have come over a new connection
 			break
 		}
 	}
-	return nil
+	return seq, nil
 }
 
 // verify compares the servers with those of before, unless no connection was begun
-// since it last did.
-func (r *Redis) verify(ctx context.Context, c rueidis.Client, s *space, name string, dials int64) error {
+// since it last did. It returns the counter, or 0.
+func (r *Redis) verify(ctx context.Context, c rueidis.Client, s *space, name string, dials int64) (int64, error) {
 	if s.verified.Load() == dials {
 		// Only whether it answers: who answers may be another one by now, whom to
 		// compare with what was seen of the one before would be wrong.
-		if err := c.Do(ctx, c.B().Hget().Key(s.meta).Field("a").Build()).Error(); !rueidis.IsRedisNil(err) {
-			return r.explain(err)
+		seq, err := c.Do(ctx, c.B().Hget().Key(s.meta).Field("s").Build()).AsInt64()
+		if rueidis.IsRedisNil(err) {
+			err = nil
 		}
-		return nil
+		return seq, r.explain(err)
 	}
 	servers, err := r.servers(ctx, c)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, raised, err := r.check(ctx, c, s, servers)
+	now, raised, err := r.check(ctx, c, s, servers)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if raised {
 		r.o.Logger.Warn("cache: Redis was restarted or replaced; what it holds from before is not used", "cache", name, "redis", r.where())
 	}
 	s.servers.Store(&servers)
 	s.verified.Store(dials)
-	return nil
+	return now.seq, nil
 }
 
 // servers names the runs of all masters that answer.
@@ -111,15 +116,17 @@ func (r *Redis) check(ctx context.Context, c rueidis.Client, s *space, servers s
 	if err != nil {
 		return m, false, r.explain(err)
 	}
-	if len(v) != 3 {
+	if len(v) != 4 {
 		return m, false, r.explain(errForeign)
 	}
 	if m, err = readCounters(v); err != nil {
 		return m, false, r.explain(err)
 	}
-	changed, err := v[2].AsInt64()
+	changed, err1 := v[2].AsInt64()
+	now, err2 := v[3].AsInt64()
 	s.epoch.Store(m.epoch)
-	return m, changed == 1, r.explain(err)
+	s.ahead.Store(now - time.Since(r.began).Milliseconds())
+	return m, changed == 1, r.explain(errors.Join(err1, err2))
 }
 
 // counters are the counter of tags and the epoch.
@@ -297,8 +304,8 @@ func (r *Redis) Tell(ctx context.Context, name string, news []cache.News) (int64
 	}
 	s := r.space(name)
 	var seq int64
-	if slices.ContainsFunc(news, func(n cache.News) bool { return n.Tag != "" }) {
-		// Before the tags: what is loaded from now on is newer than they say.
+	if slices.ContainsFunc(news, func(n cache.News) bool { return n.Version == 0 }) {
+		// First: what is loaded or put from now on is newer than what they say.
 		if seq, err = r.raise(ctx, c, s, "0"); err != nil {
 			return 0, err
 		}
@@ -309,11 +316,10 @@ func (r *Redis) Tell(ctx context.Context, name string, news []cache.News) (int64
 		case n.Tag != "":
 			calls[i] = call{&r.lua.tag, s.tags + n.Tag, []string{number(seq), milliseconds(n.Keep)}}
 		case n.Put != nil:
-			rec := *n.Put
-			rec.Seq = max(rec.Seq, s.epoch.Load()) // it was put after that was last raised
-			calls[i] = call{&r.lua.put, s.keys + n.Key, written(rec)}
+			until := time.Since(r.began).Milliseconds() + s.ahead.Load() + late.Milliseconds()
+			calls[i] = call{&r.lua.put, s.keys + n.Key, append(written(*n.Put), number(until))}
 		default:
-			calls[i] = call{&r.lua.invalidate, s.keys + n.Key, []string{version(n.Version), milliseconds(n.Keep)}}
+			calls[i] = call{&r.lua.invalidate, s.keys + n.Key, []string{version(n.Version), milliseconds(n.Keep), number(seq)}}
 		}
 	}
 	for _, result := range run(ctx, c, nil, calls...) {

@@ -21,6 +21,7 @@ func newScript(text string) script {
 //	d  the value            x  fresh until, ms        t  loaded at, ms
 //	n  its version          s  its counter of tags    g  its tags       f  "n" if negative
 //	m  the version below which nothing is taken
+//	i  the counter below which no put is taken
 //	l  the lease's token    u  the lease is until, ms
 //
 // Versions are 19 digits, compared as text, since Lua's numbers end at 2^53. Counters
@@ -71,12 +72,12 @@ return {1, leased, h[1], h[4], h[6], h[7], whole(left), whole(now - h[3]), h[5]}
 // and "n" if it is negative.
 const writeLua = `
 local none = string.rep('0', 19)
-local function write(m)
+local function write(floors)
   redis.call('HSET', key, 'd', ARGV[1], 'n', ARGV[2], 's', ARGV[3], 'g', ARGV[4],
     'x', whole(now + ARGV[5]), 't', whole(now), 'f', ARGV[7])
-  if ARGV[2] ~= none and (not m or m < ARGV[2]) then redis.call('HSET', key, 'm', ARGV[2]) end
+  if ARGV[2] ~= none then redis.call('HSET', key, 'm', ARGV[2]) end
   local keep = tonumber(ARGV[6])
-  if m then keep = math.max(keep, redis.call('PTTL', key)) end
+  if floors then keep = math.max(keep, redis.call('PTTL', key)) end
   redis.call('PEXPIRE', key, whole(keep))
   return 1
 end
@@ -84,11 +85,11 @@ end
 
 // storeLua: ARGV[8] is the token.
 const storeLua = `
-local h = redis.call('HMGET', key, 'l', 'u', 'm')
+local h = redis.call('HMGET', key, 'l', 'u', 'm', 'i')
 if h[1] ~= ARGV[8] then return 0 end
 redis.call('HDEL', key, 'l', 'u')
 if tonumber(h[2]) <= now or ARGV[2] ~= none and h[3] and ARGV[2] < h[3] then return 0 end
-return write(h[3])
+return write(h[3] or h[4])
 `
 
 const releaseLua = `
@@ -97,15 +98,16 @@ redis.call('HDEL', KEYS[1], 'l', 'u')
 return 1
 `
 
-// putLua ends the lease in any case: what is being loaded may be older.
+// putLua: ARGV[8] is until when it may be done. It ends the lease in any case: what is
+// being loaded may be older.
 const putLua = `
-local m = redis.call('HGET', key, 'm')
+local h = redis.call('HMGET', key, 'm', 'i')
 redis.call('HDEL', key, 'l', 'u')
-if m and ARGV[2] < m then return 0 end
-return write(m)
+if h[1] and ARGV[2] < h[1] or h[2] and tonumber(ARGV[3]) < tonumber(h[2]) or now > tonumber(ARGV[8]) then return 0 end
+return write(h[1] or h[2])
 `
 
-// invalidateLua: ARGV are the version and for how long it is remembered.
+// invalidateLua: ARGV are the version, for how long it is remembered, and the counter.
 const invalidateLua = `
 local key, v, none = KEYS[1], ARGV[1], string.rep('0', 19)
 local h = redis.call('HMGET', key, 's', 'n', 'm')
@@ -114,11 +116,13 @@ if not (h[1] and v ~= none and h[2] >= v) then
   redis.call('HDEL', key, 'd', 'x', 't', 'n', 's', 'g', 'f')
   h[1] = false
 end
-if v ~= none then
-  if not h[3] or h[3] < v then redis.call('HSET', key, 'm', v) end
-  local keep = tonumber(ARGV[2])
-  if not h[1] or redis.call('PTTL', key) < keep then redis.call('PEXPIRE', key, keep) end
+if v == none then
+  redis.call('HSET', key, 'i', ARGV[3])
+elseif not h[3] or h[3] < v then
+  redis.call('HSET', key, 'm', v)
 end
+local keep = tonumber(ARGV[2])
+if not h[1] or redis.call('PTTL', key) < keep then redis.call('PEXPIRE', key, keep) end
 return 1
 `
 
@@ -140,13 +144,15 @@ end
 `
 
 // checkLua: ARGV are the servers. If they are not those of before, the epoch is
-// raised. The answer is the counter, the epoch, and whether it was raised.
+// raised. The answer is the counter, the epoch, whether it was raised because of the
+// servers, and the time in milliseconds.
 const checkLua = `
 local h = redis.call('HMGET', key, 's', 'a', 'r')
-if h[1] and h[2] and h[3] == ARGV[1] then return {h[1], h[2], 0} end
+local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
+if h[1] and h[2] and h[3] == ARGV[1] then return {h[1], h[2], 0, now} end
 local s = raise(h[1])
 redis.call('HSET', key, 's', s, 'a', s, 'r', ARGV[1])
-return {s, s, h[3] and h[3] ~= ARGV[1] and 1 or 0}
+return {s, s, h[3] and h[3] ~= ARGV[1] and 1 or 0, now}
 `
 
 // raiseLua: ARGV says whether the epoch is raised too. The answer is the counter.
