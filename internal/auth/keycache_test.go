@@ -165,7 +165,7 @@ type commons struct {
 	newest  map[string]int64
 }
 
-func (c *commons) Check(context.Context, string) error { return nil }
+func (c *commons) Check(context.Context, string) (int64, error) { return 0, nil }
 
 func (c *commons) Distrust(context.Context, string) error { return nil }
 

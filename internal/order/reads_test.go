@@ -554,7 +554,7 @@ func hang(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (hanging) Check(ctx context.Context, _ string) error { return hang(ctx) }
+func (hanging) Check(ctx context.Context, _ string) (int64, error) { return 0, hang(ctx) }
 
 func (hanging) Read(ctx context.Context, _, _ string, _ cache.Want) (cache.Record, error) {
 	return cache.Record{}, hang(ctx)
