@@ -134,7 +134,7 @@ func (c *core) seedDemo(ctx context.Context) error {
 
 // seedPlaces imports the demo's places where none were ever imported.
 func (c *core) seedPlaces(ctx context.Context) error {
-	versions, err := c.db.Places().Versions(ctx)
+	versions, _, err := c.db.Places().Versions(ctx)
 	if err != nil || versions[place.Everywhere] > 0 {
 		return err
 	}

@@ -144,8 +144,10 @@ type Store interface {
 // safe for concurrent use.
 type Feed interface {
 	// Versions returns the version of each tenant's catalogue, of those that ever had
-	// a product.
-	Versions(ctx context.Context) (map[string]int64, error)
+	// a product, and an epoch that says which database they are of. In another epoch,
+	// as after a failover or when a backup was restored, a version may be of another
+	// change than before.
+	Versions(ctx context.Context) (versions map[string]int64, epoch string, err error)
 	// Load calls each with all products of all tenants, tombstones included, in pages
 	// of a few thousand. A page is the callee's to keep. Of a product that is changed
 	// meanwhile it has one of the two states. An error of each ends it and is

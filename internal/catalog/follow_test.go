@@ -15,10 +15,10 @@ import (
 	"millrace/internal/follow"
 )
 
-func (s *shop) Versions(context.Context) (map[string]int64, error) {
+func (s *shop) Versions(context.Context) (map[string]int64, string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return maps.Clone(s.versions), nil
+	return maps.Clone(s.versions), "", nil
 }
 
 func (s *shop) Load(_ context.Context, each func([]Product) error) error {

@@ -31,6 +31,7 @@ type database struct {
 	mu       sync.Mutex
 	rows     map[string]map[string]row // by scope and key
 	versions map[string]int64
+	epoch    string
 	away     bool
 	hang     map[string]bool // scopes whose Changes answer when ctx ends
 	pageRows int
@@ -69,7 +70,7 @@ func (d *database) snapshot() *database {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	b := newDatabase()
-	b.versions = maps.Clone(d.versions)
+	b.versions, b.epoch = maps.Clone(d.versions), d.epoch
 	for scope, rows := range d.rows {
 		b.rows[scope] = maps.Clone(rows)
 	}
@@ -79,7 +80,8 @@ func (d *database) snapshot() *database {
 func (d *database) restore(b *database) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.rows, d.versions = b.rows, b.versions
+	d.rows, d.versions, d.epoch = b.rows, b.versions, b.epoch
+
 }
 
 // all is what a complete index holds.
@@ -95,14 +97,14 @@ func (d *database) all() map[string]row {
 	return all
 }
 
-func (d *database) Versions(context.Context) (map[string]int64, error) {
+func (d *database) Versions(context.Context) (map[string]int64, string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.polls++
 	if d.away {
-		return nil, errAway
+		return nil, "", errAway
 	}
-	return maps.Clone(d.versions), nil
+	return maps.Clone(d.versions), d.epoch, nil
 }
 
 func (d *database) Load(ctx context.Context, each func([]row) error) error {

@@ -227,7 +227,7 @@ func TestADatabaseThatWentBackIsLoadedAgain(t *testing.T) {
 		pass(2300 * time.Millisecond)
 		for _, i := range []*instance{a, b} {
 			i.mustEqualDatabase()
-			if i.Since() != 0 || i.metric("polls_total", "back") != 1 || !strings.Contains(i.log.String(), "went back") {
+			if i.Since() != 0 || i.metric("polls_total", "back") != 1 || !strings.Contains(i.log.String(), "not the one it was") {
 				t.Errorf("since %v, %v polls found it, log:\n%s", i.Since(), i.metric("polls_total", "back"), i.log)
 			}
 		}
@@ -236,6 +236,39 @@ func TestADatabaseThatWentBackIsLoadedAgain(t *testing.T) {
 		pass(10 * time.Millisecond)
 		a.mustEqualDatabase()
 		b.mustEqualDatabase()
+	})
+}
+
+// As many writes as were lost come before anybody looks, so that no number is lower
+// than it was.
+func TestAFailoverIsNoticedThoughAsMuchWasWrittenAsWasLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, net := newDatabase(), newNetwork()
+		db.epoch = "1"
+		db.write("demo", "a=1", "b=1")
+		standby := db.snapshot()
+		standby.epoch = "2"
+		a := start(t, "a", db, net, nil)
+		b := start(t, "b", db, net, nil)
+		defer a.end()
+		defer b.end()
+		pass(5 * time.Second)
+		a.write("demo", "a=lost", "b=lost")
+		pass(5 * time.Second)
+		db.restore(standby)
+		a.write("demo", "a=kept")
+		a.write("demo", "c=kept")
+		pass(2300 * time.Millisecond)
+		for _, i := range []*instance{a, b} {
+			i.mustEqualDatabase()
+			if back := i.metric("polls_total", "back"); back != 1 || i.Since() != 0 || !strings.Contains(i.log.String(), "was=1 is=2") {
+				t.Errorf("%v polls found it, since %v, log:\n%s", back, i.Since(), i.log)
+			}
+		}
+		pass(time.Minute)
+		if back := a.metric("polls_total", "back"); back != 1 {
+			t.Errorf("%v polls found another database, want the one", back)
+		}
 	})
 }
 

@@ -11,9 +11,10 @@
 // time at most, and an instance that cannot hear the others is late by one poll.
 //
 // Marks begin with the numbers read before the load, so that what is written during
-// it is followed afterwards. A number that is lower than the mark means that the
-// database is not the one it was (it was restored from a backup, or a standby that
-// lacked the last changes took over); then everything is loaded again.
+// it is followed afterwards. A number that is lower than the mark, or another epoch,
+// means that the database is not the one it was (it was restored from a backup, or a
+// standby that may lack the last changes took over); then everything is loaded again.
+// Only the epoch tells that where as much was written since as had been lost.
 //
 // Concurrency: one goroutine (Run) owns the marks and decides; a few others read
 // the database for it, one at a time per scope and one page at a time, so that a
@@ -52,8 +53,11 @@ const (
 // Source is where the data lies and how its changes are numbered. It is safe for
 // concurrent use.
 type Source[R any] interface {
-	// Versions returns the number of the last change of each scope that ever had one.
-	Versions(ctx context.Context) (map[string]int64, error)
+	// Versions returns the number of the last change of each scope that ever had one, and
+	// an epoch: which database they are of. After a failover or when a backup was restored
+	// the epoch is another one, and numbers may be of other changes than before. A source
+	// that never is replaced has one epoch, which may be empty.
+	Versions(ctx context.Context) (versions map[string]int64, epoch string, err error)
 	// Load calls each with all rows of all scopes, in pages that the callee may keep.
 	// It may do so from several goroutines. An error of each ends it and is returned.
 	Load(ctx context.Context, each func([]R) error) error

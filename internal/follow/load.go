@@ -10,27 +10,34 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// load reads everything once and returns the changes up to which it has.
-func (f *Follower[R]) load(ctx context.Context) (versions map[string]int64, began time.Time, err error) {
+// state is what a source says of itself at one moment.
+type state struct {
+	versions map[string]int64
+	epoch    string
+	began    time.Time // when it was asked
+}
+
+// load reads everything once and returns the state of which it has all changes.
+func (f *Follower[R]) load(ctx context.Context) (state, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.o.LoadTimeout)
 	defer cancel()
-	began = f.o.Now()
 	f.loading.Store(0)
-	if versions, err = f.versions(ctx); err != nil {
-		return nil, began, err
+	s, err := f.state(ctx)
+	if err != nil {
+		return s, err
 	}
-	stop := f.progress(ctx, began)
+	stop := f.progress(ctx, s.began)
 	defer stop()
 	err = safely(func() error {
 		return f.o.Load(func(add func([]R)) error { return f.feed(ctx, add) })
 	})
 	if err != nil {
-		return nil, began, fmt.Errorf("after %d rows: %w", f.loading.Load(), err)
+		return s, fmt.Errorf("after %d rows: %w", f.loading.Load(), err)
 	}
-	took := f.o.Now().Sub(began)
+	took := f.o.Now().Sub(s.began)
 	f.metrics.loadSeconds.Set(took.Seconds())
-	f.log.Info("index loaded", "records", f.loading.Load(), "scopes", len(versions), "took", took.Round(time.Millisecond))
-	return versions, began, nil
+	f.log.Info("index loaded", "records", f.loading.Load(), "scopes", len(s.versions), "took", took.Round(time.Millisecond))
+	return s, nil
 }
 
 // feed reads the pages in one goroutine and gives them to the index in several, as
@@ -86,29 +93,30 @@ func (f *Follower[R]) progress(ctx context.Context, began time.Time) (stop func(
 	return func() { cancel(); <-done }
 }
 
-// versions asks the source for the numbers of changes.
-func (f *Follower[R]) versions(ctx context.Context) (versions map[string]int64, err error) {
+// state asks the source for the numbers of changes.
+func (f *Follower[R]) state(ctx context.Context) (state, error) {
+	s := state{began: f.o.Now()}
 	ctx, cancel := context.WithTimeout(ctx, f.o.CallTimeout)
 	defer cancel()
-	err = safely(func() error {
-		versions, err = f.o.Source.Versions(ctx)
+	err := safely(func() (err error) {
+		s.versions, s.epoch, err = f.o.Source.Versions(ctx)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the numbers of changes: %w", err)
+		return s, fmt.Errorf("read the numbers of changes: %w", err)
 	}
-	return versions, nil
+	return s, nil
 }
 
 // firstLoad loads until it succeeds; it returns an error only if ctx ends.
-func (f *Follower[R]) firstLoad(ctx context.Context) (versions map[string]int64, began time.Time, err error) {
+func (f *Follower[R]) firstLoad(ctx context.Context) (state, error) {
 	for failures := 0; ; failures++ {
-		versions, began, err = f.load(ctx)
+		s, err := f.load(ctx)
 		if err == nil {
-			return versions, began, nil
+			return s, nil
 		}
 		if ctx.Err() != nil {
-			return nil, began, ctx.Err()
+			return s, ctx.Err()
 		}
 		f.failing.Store(true)
 		wait := backoff(failures)

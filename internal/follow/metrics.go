@@ -30,7 +30,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help:    "Time from a write, on any instance, until it was applied to this instance's index, each written row once.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}}, index),
 		polls: f.NewCounterVec(prometheus.CounterOpts{Name: "millrace_index_polls_total",
-			Help: "Polls of the numbers of changes: ok, failed, or back if a number was lower than before and the index is loaded again."}, []string{"index", "result"}),
+			Help: "Polls of the numbers of changes: ok, failed, or back if the database is not the one it was and the index is loaded again."}, []string{"index", "result"}),
 		healed: f.NewCounterVec(prometheus.CounterOpts{Name: "millrace_index_healed_total",
 			Help: "Changed rows that only a poll found, because no broadcast told of them."}, index),
 		failedRows: f.NewGaugeVec(prometheus.GaugeOpts{Name: "millrace_index_failed_rows",

@@ -24,13 +24,13 @@ func (f *Follower[R]) Run(ctx context.Context) error {
 		beside.Go(func() { f.listen(ctx) })
 		beside.Go(func() { f.send(ctx) })
 	}
-	versions, began, err := f.firstLoad(ctx)
+	loaded, err := f.firstLoad(ctx)
 	if err != nil {
 		return nil // ctx ended
 	}
-	r := &run[R]{Follower: f, board: newBoard(), results: make(chan result[R], fetchers), polls: make(chan pollResult, 1), timer: time.NewTimer(0)}
-	r.board.reset(versions)
-	f.complete.Store(began.UnixNano())
+	r := &run[R]{Follower: f, board: newBoard(), epoch: loaded.epoch, results: make(chan result[R], fetchers), polls: make(chan pollResult, 1), timer: time.NewTimer(0)}
+	r.board.reset(loaded.versions)
+	f.complete.Store(loaded.began.UnixNano())
 	f.loaded.Store(true)
 	f.metrics.loaded.Set(1)
 	r.loop(ctx)
@@ -41,6 +41,7 @@ func (f *Follower[R]) Run(ctx context.Context) error {
 type run[R any] struct {
 	*Follower[R]
 	board *board
+	epoch string      // of the database that was loaded
 	timer *time.Timer // of the next poll
 
 	work     sync.WaitGroup  // the goroutines that read
@@ -102,18 +103,16 @@ func (r *run[R]) poll(ctx context.Context) {
 	}
 	r.polling, r.again = true, false
 	r.board.polls++
-	began := r.o.Now()
 	r.work.Go(func() {
-		versions, err := r.versions(ctx)
-		r.polls <- pollResult{versions, began, err}
+		s, err := r.state(ctx)
+		r.polls <- pollResult{s, err}
 	})
 }
 
 // pollResult is what a poll read.
 type pollResult struct {
-	versions map[string]int64
-	began    time.Time
-	err      error
+	state
+	err error
 }
 
 func (r *run[R]) polled(ctx context.Context, p pollResult) {
@@ -134,9 +133,14 @@ func (r *run[R]) polled(ctx context.Context, p pollResult) {
 		r.away = time.Time{}
 	}
 	r.retryFailed()
+	if p.epoch != r.epoch { // its numbers mean nothing here
+		r.metrics.pollsBack.Inc()
+		r.wentBack("was", r.epoch, "is", p.epoch)
+		return
+	}
 	if scope, back := r.board.poll(p.versions, p.began); back {
 		r.metrics.pollsBack.Inc()
-		r.wentBack(scope)
+		r.wentBack("scope", scope)
 		return
 	}
 	r.metrics.pollsOK.Inc()
@@ -163,12 +167,12 @@ func (r *run[R]) noteComplete() {
 	}
 }
 
-func (r *run[R]) wentBack(scope string) {
+// wentBack has everything loaded again; why are attributes for the log.
+func (r *run[R]) wentBack(why ...any) {
 	if r.o.Now().Before(r.nextReload) {
 		return // the next poll finds it again
 	}
-	r.log.Warn("the number of changes went back: the database was restored, or another took over that lacks the last changes; everything is loaded again",
-		"scope", scope)
+	r.log.Warn("the database is not the one it was: it was restored, or another took over, which may lack the last changes; everything is loaded again", why...)
 	r.reload = true
 }
 
@@ -176,7 +180,7 @@ func (r *run[R]) wentBack(scope string) {
 // and the next poll finds again why it should.
 func (r *run[R]) loadAgain(ctx context.Context) {
 	r.reload = false
-	versions, began, err := r.load(ctx)
+	loaded, err := r.load(ctx)
 	r.nextReload = r.o.Now().Add(reloadPause)
 	r.timer.Reset(0)
 	if err != nil {
@@ -185,8 +189,9 @@ func (r *run[R]) loadAgain(ctx context.Context) {
 		}
 		return
 	}
-	r.board.reset(versions)
+	r.board.reset(loaded.versions)
+	r.epoch = loaded.epoch
 	r.setFailed(nil)
 	r.lost = false
-	r.complete.Store(began.UnixNano())
+	r.complete.Store(loaded.began.UnixNano())
 }

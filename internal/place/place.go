@@ -81,7 +81,7 @@ type Store interface {
 // Feed is how the places in memory are loaded and kept up to date; see catalog.Feed.
 // There is one scope: Everywhere.
 type Feed interface {
-	Versions(ctx context.Context) (map[string]int64, error)
+	Versions(ctx context.Context) (versions map[string]int64, epoch string, err error)
 	Load(ctx context.Context, each func([]Place) error) error
 	Changes(ctx context.Context, scope string, after int64, limit int) ([]Place, error)
 }

@@ -49,8 +49,8 @@ func (m *memory) Put(_ context.Context, p Put) ([]PutResult, error) {
 	return results, nil
 }
 
-func (m *memory) Versions(context.Context) (map[string]int64, error) {
-	return map[string]int64{Everywhere: m.change}, nil
+func (m *memory) Versions(context.Context) (map[string]int64, string, error) {
+	return map[string]int64{Everywhere: m.change}, "", nil
 }
 
 func (m *memory) Load(_ context.Context, each func([]Place) error) error {

@@ -258,7 +258,7 @@ func TestProductsOfAnOlderSchemaAreTheFirstVersionOfTheirCatalogue(t *testing.T)
 	mustExec(t, dsn, `INSERT INTO products VALUES ('ann', 'x', 7, 1, 5, 'EUR', 'c', '{"en":"X"}', '{}', '', 1, 2),
 ('ann', 'y', 1, 0, 5, 'EUR', 'c', '{"en":"Y"}', '{}', '', 1, 2), ('bob', 'x', 2, 1, 5, 'EUR', 'c', '{"en":"X"}', '{}', '', 1, 2)`)
 	db := openAt(t, Options{DSN: dsn, Migrate: true})
-	versions, err := db.Catalog().Versions(ctx)
+	versions, _, err := db.Catalog().Versions(ctx)
 	if diff := cmp.Diff(map[string]int64{"ann": 1, "bob": 1}, versions); diff != "" || err != nil {
 		t.Errorf("versions: error %v, differ (-want +got):\n%s", err, diff)
 	}

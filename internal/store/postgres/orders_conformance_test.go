@@ -62,8 +62,8 @@ func putProduct(t testing.TB, db *DB, key order.ShelfKey, p storetest.Product) {
 	if p.Inactive {
 		active = 0
 	}
-	exec(t, db, `INSERT INTO products (tenant_id, sku, version, active, amount, currency, category, names, descriptions, attributes, created_ns, updated_ns)
-		VALUES ($1, $2, 1, $3, $4, $5, '', '{}', '{}', '', $6, $6)
+	exec(t, db, `INSERT INTO products (tenant_id, sku, version, active, amount, currency, category, names, descriptions, attributes, created_ns, updated_ns, change)
+		VALUES ($1, $2, 1, $3, $4, $5, '', '{}', '{}', '', $6, $6, 1)
 		ON CONFLICT (tenant_id, sku) DO UPDATE SET active = excluded.active, amount = excluded.amount, currency = excluded.currency`,
 		key.TenantID, key.SKU, active, p.Price, p.Currency, now)
 }

@@ -7,8 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/stdlib"
+
 	"millrace/internal/servers"
 	"millrace/internal/servers/servertest"
+	storesql "millrace/internal/store/sql"
 )
 
 // TestAStandbyIsAskedForNothingThatMustBeNew takes a standby from behind to primary.
@@ -49,6 +53,14 @@ func TestAStandbyIsAskedForNothingThatMustBeNew(t *testing.T) {
 		t.Errorf("the outcome as the primary tells it: %v, %v; want that it was committed", done, err)
 	}
 
+	if _, _, err := storesql.NewCatalog(storesql.Pools{Dialect: storesql.PostgreSQL, AllRead: stdlib.OpenDBFromPool(db.replica.pool)}).Versions(ctx); err == nil {
+		t.Error("a standby answers which versions there are")
+	}
+	versions, epoch, err := db.Catalog().Versions(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+
 	// A failover that loses the newest of the log gives numbers out again.
 	mine := slices.Max(pendingOf(t, db, "bus"))
 	if err := errors.Join(r.ResumeReplay(ctx), execOn(ctx, p.DSNAt(r.Addr(), name), `SELECT pg_promote()`, `SELECT setval('outbox_blocks', 1, false)`)); err != nil {
@@ -58,5 +70,9 @@ func TestAStandbyIsAskedForNothingThatMustBeNew(t *testing.T) {
 	mustPlace(t, after, s.batch(1))
 	if got := slices.Max(pendingOf(t, after, "bus")); got>>blockBits == mine>>blockBits || got < mine {
 		t.Errorf("a sequence after the failover is %d, and one before was %d", got, mine)
+	}
+	again, another, err := after.Catalog().Versions(ctx)
+	if diff := cmp.Diff(versions, again); diff != "" || err != nil || another == epoch {
+		t.Errorf("after the failover the epoch is %s, and before it was %s: error %v, versions differ (-before +after):\n%s", another, epoch, err, diff)
 	}
 }

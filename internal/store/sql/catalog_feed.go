@@ -33,9 +33,9 @@ var productFeed = rowFeed[productRow, catalog.Product]{
 }
 
 // Versions returns the version of each tenant's catalogue. See catalog.Feed.
-func (s *Catalog) Versions(ctx context.Context) (map[string]int64, error) {
-	all, err := readVersions(ctx, s.on.AllRead, catalogTopic)
-	return all, in("read the versions of catalogues", err)
+func (s *Catalog) Versions(ctx context.Context) (versions map[string]int64, epoch string, err error) {
+	versions, epoch, err = readVersions(ctx, s.on, catalogTopic)
+	return versions, epoch, in("read the versions of catalogues", err)
 }
 
 // Load calls each with all products of all tenants. See catalog.Feed.

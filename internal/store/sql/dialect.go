@@ -60,6 +60,19 @@ func (d Dialect) forUpdate(query string) string {
 	return query
 }
 
+// epoch is an expression that says which database answers. After a failover that lost
+// commits, or a restored backup, versions are given again for other changes: on
+// PostgreSQL such a database is on another timeline of the log, in another cluster or
+// made anew in this one. It fails on a standby, which may not have what was written.
+// A SQLite file is not replaced while it is open.
+func (d Dialect) epoch() string {
+	if d == PostgreSQL {
+		return `(SELECT system_identifier FROM pg_control_system()) || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())
+|| '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)`
+	}
+	return `'file'`
+}
+
 // skipLocked has a query for work leave out what another takes at this moment.
 func (d Dialect) skipLocked() string {
 	if d.locksRows() {

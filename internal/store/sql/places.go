@@ -204,9 +204,9 @@ var placeFeed = rowFeed[placeRow, place.Place]{
 }
 
 // Versions returns the version of all places. See place.Feed.
-func (s *Places) Versions(ctx context.Context) (map[string]int64, error) {
-	all, err := readVersions(ctx, s.on.AllRead, placesTopic)
-	return all, in("read the version of places", err)
+func (s *Places) Versions(ctx context.Context) (versions map[string]int64, epoch string, err error) {
+	versions, epoch, err = readVersions(ctx, s.on, placesTopic)
+	return versions, epoch, in("read the version of places", err)
 }
 
 // Load calls each with all places. See place.Feed.

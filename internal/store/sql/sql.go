@@ -63,7 +63,7 @@ func Statements(d Dialect) map[string]string {
 		"place: put":                  putPlaces.text(2),
 		"place: load":                 loadPlaces,
 		"place: changes":              changesOfPlaces,
-		"version: list":               listVersions,
+		"version: list":               listVersions(d),
 		"version: add":                addVersions.text(2),
 		"version: hold":               d.forUpdate(getVersions.text(2)),
 		"version: put":                putVersions.text(2),

@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	stdsql "database/sql"
 	"slices"
 )
 
@@ -12,8 +11,13 @@ const (
 	placesTopic  = "places"
 )
 
-// listVersions leaves out who was asked for and never changed.
-const listVersions = `SELECT tenant_id, version FROM read_versions WHERE topic = $1 AND version > 0`
+// listVersions returns the epoch of the database, with no tenant, and the versions of a
+// topic, in one statement so that they are of one database. It leaves out who was asked
+// for and never changed.
+func listVersions(d Dialect) string {
+	return `SELECT '' AS tenant_id, 0 AS version, ` + d.epoch() + ` AS epoch
+UNION ALL SELECT tenant_id, version, '' FROM read_versions WHERE topic = $1 AND version > 0`
+}
 
 var (
 	addVersions = manyRows{head: `INSERT INTO read_versions (tenant_id, topic, version) VALUES `, width: 3,
@@ -89,21 +93,26 @@ func (v *versions) raise(ctx context.Context, p *prepared) error {
 	return in("raise versions", err)
 }
 
-// readVersions returns the versions of a topic by tenant.
-func readVersions(ctx context.Context, db *stdsql.DB, topic string) (map[string]int64, error) {
-	rows, err := db.QueryContext(ctx, listVersions, topic)
+// readVersions returns the versions of a topic by tenant, and the epoch of the database
+// that they are of.
+func readVersions(ctx context.Context, on Pools, topic string) (all map[string]int64, epoch string, err error) {
+	rows, err := on.AllRead.QueryContext(ctx, listVersions(on.Dialect), topic)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer rows.Close()
-	all := map[string]int64{}
+	all = map[string]int64{}
 	for rows.Next() {
-		var tenantID string
+		var tenantID, of string
 		var version int64
-		if err := rows.Scan(&tenantID, &version); err != nil {
-			return nil, err
+		if err := rows.Scan(&tenantID, &version, &of); err != nil {
+			return nil, "", err
+		}
+		if of != "" {
+			epoch = of
+			continue
 		}
 		all[tenantID] = version
 	}
-	return all, rows.Err()
+	return all, epoch, rows.Err()
 }

@@ -128,7 +128,7 @@ func TestProductsOfAnOlderFileAreTheFirstVersionOfTheirCatalogue(t *testing.T) {
 		t.Fatal(err)
 	}
 	db := open(t, dir)
-	versions, err := db.Catalog().Versions(t.Context())
+	versions, _, err := db.Catalog().Versions(t.Context())
 	if diff := cmp.Diff(map[string]int64{"ann": 1, "bob": 1}, versions); diff != "" || err != nil {
 		t.Errorf("versions: error %v, differ (-want +got):\n%s", err, diff)
 	}

@@ -30,10 +30,13 @@ func catalogFeedTests() []catalogTest {
 }
 
 func wantVersions(t testing.TB, s interface {
-	Versions(ctx context.Context) (map[string]int64, error)
+	Versions(ctx context.Context) (map[string]int64, string, error)
 }, want map[string]int64) {
 	t.Helper()
-	got, err := s.Versions(t.Context())
+	got, epoch, err := s.Versions(t.Context())
+	if again, other, err := s.Versions(t.Context()); epoch == "" || other != epoch || err != nil {
+		t.Errorf("epoch %q of %v, then %q of %v, error %v; want one", epoch, got, other, again, err)
+	}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("versions: error %v, differ (-want +got):\n%s", err, diff)
 	}
@@ -233,7 +236,7 @@ func (r *replica) apply(products []catalog.Product) {
 
 // follow reads the versions and what has changed.
 func (r *replica) follow(ctx context.Context, s catalog.Feed, limit int) error {
-	versions, err := s.Versions(ctx)
+	versions, _, err := s.Versions(ctx)
 	if err != nil {
 		return err
 	}
@@ -306,7 +309,7 @@ func feedLoadWhile(t *testing.T, s CatalogStore, _ audit.Store) {
 	putProducts(t, s, puts...)
 	r := &replica{products: map[string]catalog.Product{}}
 	var err error
-	if r.seen, err = s.Versions(t.Context()); err != nil {
+	if r.seen, _, err = s.Versions(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var writers sync.WaitGroup
@@ -348,7 +351,7 @@ func feedFollower(t *testing.T, s CatalogStore, _ audit.Store) {
 	}
 	<-done
 	r.want(t, s)
-	versions, err := s.Versions(ctx)
+	versions, _, err := s.Versions(ctx)
 	var sum int64
 	for tenantID, version := range versions {
 		sum += version

@@ -341,7 +341,7 @@ func placeFollower(t *testing.T, s place.Store, _ audit.Store) {
 			last = true
 		default:
 		}
-		versions, err := s.Versions(t.Context())
+		versions, _, err := s.Versions(t.Context())
 		for err == nil && seen < versions[place.Everywhere] {
 			var changed []place.Place
 			if changed, err = s.Changes(t.Context(), place.Everywhere, seen, 2); len(changed) == 0 && err == nil {
