@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -66,6 +67,9 @@ func TestReadsAreTheSameWithAndWithoutAnIndex(t *testing.T) {
 			}
 			if gone := p.Deleted || strings.HasSuffix(name, "tenant") || name == "by slug" && p.Slug == ""; gone != (got == nil) {
 				t.Errorf("%v %s: %v", key, name, got)
+			}
+			if got != nil && (got.Sum == 0 || got.Sum != xxhash.Sum64(got.Body)) {
+				t.Errorf("%v %s: the sum %x is not that of the body", key, name, got.Sum)
 			}
 		}
 	}

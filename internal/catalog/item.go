@@ -5,6 +5,8 @@ import (
 	"time"
 	"unique"
 	"unsafe"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // Item is a product as readers get it: rendered once, never changed. Its names,
@@ -16,7 +18,10 @@ type Item struct {
 	Active, Deleted               bool
 	// Body is the JSON of the full view without a newline; empty if the product is
 	// deleted, or if nobody said how it is rendered.
-	Body      []byte
+	Body []byte
+	// Sum is the xxHash64 of Body: what tells two contents of one version apart, which
+	// there are when a backup was restored.
+	Sum       uint64
 	UpdatedAt time.Time
 }
 
@@ -40,6 +45,7 @@ func newItem(p *Product, render Render) *Item {
 	if room := cap(it.Body) - len(it.Body); room > len(it.Body)/8 {
 		it.Body = append([]byte(nil), it.Body...)
 	}
+	it.Sum = xxhash.Sum64(it.Body)
 	return it
 }
 

@@ -10,6 +10,8 @@ import (
 	"unique"
 	"unsafe"
 
+	"github.com/cespare/xxhash/v2"
+
 	"millrace/internal/memindex"
 )
 
@@ -240,8 +242,9 @@ func (x *Index) split(p *Place) (*record, []*Localized) {
 	names := make([]*Localized, len(tags))
 	for i, tag := range tags {
 		name := p.Names[tag]
+		body := x.render(p, tag, name)
 		names[i] = &Localized{Place: &r.Place, Key: Key{ID: p.ID, Language: once(tag)}, Name: name,
-			Body: x.render(p, tag, name), search: searchKey(tag, fold(name)), rank: r.rank}
+			Body: body, Sum: xxhash.Sum64(body), search: searchKey(tag, fold(name)), rank: r.rank}
 	}
 	return r, names
 }

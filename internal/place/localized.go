@@ -18,6 +18,9 @@ type Localized struct {
 	Name  string
 	// Body is what Render made of it.
 	Body []byte
+	// Sum is the xxHash64 of Body: what tells two contents of one version apart, which
+	// there are when a backup was restored.
+	Sum uint64
 
 	search string // searchKey of Name
 	rank   int64  // rankOf Place
