@@ -155,9 +155,10 @@ type Feed interface {
 	Load(ctx context.Context, each func([]Product) error) error
 	// Changes returns the products of a tenant, tombstones included, whose Change is
 	// more than after, in the order of Change and in one consistent view: whatever has
-	// a Change up to the last one returned is there. A Change is never cut in two:
-	// there may be more than limit. None means that there is nothing newer.
-	Changes(ctx context.Context, tenantID string, after int64, limit int) ([]Product, error)
+	// a Change up to the last one returned is there. It ends with the Change that brings
+	// it to limit products or to about 8 MiB, whole, and says whether there is more. So
+	// there may be more than limit, and as much as one call of Put may write.
+	Changes(ctx context.Context, tenantID string, after int64, limit int) (products []Product, more bool, err error)
 }
 
 // Errors a Store or a Service answers with; test with errors.Is.

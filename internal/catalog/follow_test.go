@@ -34,8 +34,8 @@ func (s *shop) Load(_ context.Context, each func([]Product) error) error {
 	return err
 }
 
-func (s *shop) Changes(_ context.Context, tenantID string, after int64, limit int) ([]Product, error) {
-	return s.changes(tenantID, after), nil
+func (s *shop) Changes(_ context.Context, tenantID string, after int64, _ int) ([]Product, bool, error) {
+	return s.changes(tenantID, after), false, nil
 }
 
 type ether struct {

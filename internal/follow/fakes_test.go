@@ -35,6 +35,7 @@ type database struct {
 	away     bool
 	hang     map[string]bool // scopes whose Changes answer when ctx ends
 	pageRows int
+	most     int    // changed rows at once, though more are asked for; 0: all
 	between  func() // is called between the pages of a load
 	polls    int
 	reads    int // of changes
@@ -131,10 +132,13 @@ func (d *database) Load(ctx context.Context, each func([]row) error) error {
 	return ctx.Err()
 }
 
-func (d *database) Changes(ctx context.Context, scope string, after int64, limit int) ([]row, error) {
+func (d *database) Changes(ctx context.Context, scope string, after int64, limit int) ([]row, bool, error) {
 	d.mu.Lock()
 	d.reads++
 	hang, away := d.hang[scope], d.away
+	if d.most > 0 {
+		limit = min(limit, d.most)
+	}
 	var rows []row
 	for _, r := range d.rows[scope] {
 		if r.Change > after {
@@ -143,20 +147,20 @@ func (d *database) Changes(ctx context.Context, scope string, after int64, limit
 	}
 	d.mu.Unlock()
 	if away {
-		return nil, errAway
+		return nil, false, errAway
 	}
 	if hang {
 		<-ctx.Done()
-		return nil, ctx.Err()
+		return nil, false, ctx.Err()
 	}
 	slices.SortFunc(rows, func(a, b row) int { return cmp.Or(cmp.Compare(a.Change, b.Change), cmp.Compare(a.Key, b.Key)) })
 	if len(rows) <= limit {
-		return rows, nil
+		return rows, false, nil
 	}
 	for limit < len(rows) && rows[limit].Change == rows[limit-1].Change {
 		limit++
 	}
-	return rows[:limit], nil
+	return rows[:limit], limit < len(rows), nil
 }
 
 // memory is an index.

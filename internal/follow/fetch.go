@@ -17,7 +17,7 @@ type job struct {
 type result[R any] struct {
 	job
 	last    int64 // the last change that was applied
-	more    bool  // there may be more
+	more    bool  // there are more
 	failed  []R   // rows that could not be applied
 	problem error // why the first of them could not
 	err     error // why there was nothing to apply
@@ -41,15 +41,14 @@ func (f *Follower[R]) fetch(ctx context.Context, j job) result[R] {
 	res := result[R]{job: j, last: j.after}
 	var rows []R
 	res.err = safely(func() (err error) {
-		ctx, cancel := context.WithTimeout(ctx, f.o.CallTimeout)
+		ctx, cancel := context.WithTimeout(ctx, f.o.ChangesTimeout)
 		defer cancel()
-		rows, err = f.o.Source.Changes(ctx, j.scope, j.after, pageRows)
+		rows, res.more, err = f.o.Source.Changes(ctx, j.scope, j.after, pageRows)
 		return err
 	})
-	if res.err != nil || len(rows) == 0 {
+	if res.err != nil || len(rows) == 0 && !res.more {
 		return res
 	}
-	res.more = len(rows) >= pageRows
 	for i := range rows {
 		res.last = max(res.last, f.o.Change(&rows[i]))
 	}

@@ -62,9 +62,10 @@ type Source[R any] interface {
 	// It may do so from several goroutines. An error of each ends it and is returned.
 	Load(ctx context.Context, each func([]R) error) error
 	// Changes returns the rows of a scope whose change is more than after, in the order
-	// of change and in one consistent view, without cutting a change in two: at least
-	// limit rows if there are that many. Fewer than limit are all there are.
-	Changes(ctx context.Context, scope string, after int64, limit int) ([]R, error)
+	// of change and in one consistent view, without cutting a change in two, and whether
+	// there are more than those. About limit rows are enough, and fewer if they are large:
+	// all of them must be read within ChangesTimeout.
+	Changes(ctx context.Context, scope string, after int64, limit int) (rows []R, more bool, err error)
 }
 
 // Peers are the other instances. A message may get lost or come twice, late and in
@@ -106,9 +107,12 @@ type Options[R any] struct {
 	// PollEvery is how often the numbers of all scopes are read, a tenth more or less;
 	// 2 s if zero.
 	PollEvery time.Duration
-	// LoadTimeout bounds one load, 5 min if zero; CallTimeout any other call of Source
-	// or Peers, 5 s if zero.
-	LoadTimeout, CallTimeout time.Duration
+	// LoadTimeout bounds one load, 5 min if zero; ChangesTimeout one call of
+	// Source.Changes, 30 s if zero; CallTimeout any other call of Source or Peers, 5 s if
+	// zero. One change cannot be read in parts, and is as large as what may be written at
+	// once: 250 products of 0.9 MB are 225 MB, for which 5 s are too few over a network
+	// that others use as well.
+	LoadTimeout, ChangesTimeout, CallTimeout time.Duration
 
 	Metrics *Metrics         // unregistered if nil
 	Logger  *slog.Logger     // discard if nil
@@ -129,11 +133,11 @@ func (o Options[R]) withDefaults() (Options[R], error) {
 	fault(o.Change == nil, "Change is required")
 	fault(o.Peers != nil && o.Instance == "", "Instance is required with Peers")
 	fault(len(o.Instance) > maxNameBytes, fmt.Sprintf("Instance has %d bytes, it may have %d", len(o.Instance), maxNameBytes))
-	fault(o.PollEvery < 0 || o.LoadTimeout < 0 || o.CallTimeout < 0, "no time may be negative")
+	fault(o.PollEvery < 0 || o.LoadTimeout < 0 || o.ChangesTimeout < 0 || o.CallTimeout < 0, "no time may be negative")
 	for _, d := range []struct {
 		of        *time.Duration
 		byDefault time.Duration
-	}{{&o.PollEvery, 2 * time.Second}, {&o.LoadTimeout, 5 * time.Minute}, {&o.CallTimeout, 5 * time.Second}} {
+	}{{&o.PollEvery, 2 * time.Second}, {&o.LoadTimeout, 5 * time.Minute}, {&o.ChangesTimeout, 30 * time.Second}, {&o.CallTimeout, 5 * time.Second}} {
 		if *d.of == 0 {
 			*d.of = d.byDefault
 		}

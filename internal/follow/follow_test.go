@@ -241,6 +241,27 @@ func TestManyChangesComeInPagesAndHoldNobodyUp(t *testing.T) {
 	})
 }
 
+// Rows that are large come in pages of few.
+func TestAShortPageIsTheLastOnlyIfTheSourceSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := newDatabase()
+		a := start(t, "a", db, nil, nil)
+		defer a.end()
+		pass(time.Second)
+		db.mu.Lock()
+		db.most = 3
+		db.mu.Unlock()
+		for n := range 20 {
+			db.write("demo", fmt.Sprint(n, "=large"))
+		}
+		pass(2300 * time.Millisecond)
+		a.mustEqualDatabase()
+		if a.Since() != 0 || db.reads != 7 {
+			t.Errorf("since %v, after %d reads; want 7", a.Since(), db.reads)
+		}
+	})
+}
+
 func TestMoreWritesThanAreNotedLeadToAPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db, net := newDatabase(), newNetwork()

@@ -83,7 +83,7 @@ type Store interface {
 type Feed interface {
 	Versions(ctx context.Context) (versions map[string]int64, epoch string, err error)
 	Load(ctx context.Context, each func([]Place) error) error
-	Changes(ctx context.Context, scope string, after int64, limit int) ([]Place, error)
+	Changes(ctx context.Context, scope string, after int64, limit int) (places []Place, more bool, err error)
 }
 
 // Everywhere is the scope of the version of all places, and the tenant they are

@@ -62,14 +62,14 @@ func (m *memory) Load(_ context.Context, each func([]Place) error) error {
 	return nil
 }
 
-func (m *memory) Changes(_ context.Context, _ string, after int64, _ int) ([]Place, error) {
+func (m *memory) Changes(_ context.Context, _ string, after int64, _ int) ([]Place, bool, error) {
 	var out []Place
 	for _, p := range m.places {
 		if p.Change > after {
 			out = append(out, p)
 		}
 	}
-	return out, nil
+	return out, false, nil
 }
 
 // render shows what a test wants to see of a place.

@@ -262,8 +262,8 @@ func TestProductsOfAnOlderSchemaAreTheFirstVersionOfTheirCatalogue(t *testing.T)
 	if diff := cmp.Diff(map[string]int64{"ann": 1, "bob": 1}, versions); diff != "" || err != nil {
 		t.Errorf("versions: error %v, differ (-want +got):\n%s", err, diff)
 	}
-	changed, err := db.Catalog().Changes(ctx, "ann", 0, 1)
-	if err != nil || len(changed) != 2 || changed[0].Change != 1 || changed[1].Change != 1 || changed[0].Deleted {
+	changed, more, err := db.Catalog().Changes(ctx, "ann", 0, 1)
+	if err != nil || len(changed) != 2 || changed[0].Change != 1 || changed[1].Change != 1 || changed[0].Deleted || more {
 		t.Errorf("changes %+v, error %v; want the two products of version 1", changed, err)
 	}
 	x, err := db.Catalog().Product(ctx, "ann", "x") // as the read role

@@ -28,13 +28,6 @@ WHERE tenant_id = $1 AND sku = $2 AND EXISTS (SELECT 1 FROM products WHERE tenan
 ORDER BY product_version DESC LIMIT $3`
 
 	loadProducts = `SELECT ` + productColumns + ` FROM products WHERE (tenant_id, sku) > ($1, $2) ORDER BY tenant_id, sku LIMIT $3`
-
-	// One statement, so that it is one view; the inner one finds the change at which the
-	// page is full. All versions are above 0: that is said for an index.
-	changesOfProducts = `SELECT ` + productColumns + ` FROM products
-WHERE tenant_id = $1 AND version > 0 AND change > $2 AND change <= coalesce((SELECT change FROM products
-  WHERE tenant_id = $1 AND version > 0 AND change > $2 ORDER BY change LIMIT 1 OFFSET $3), 9223372036854775807)
-ORDER BY change`
 )
 
 var (
@@ -49,6 +42,8 @@ active = excluded.active, amount = excluded.amount, currency = excluded.currency
 slug = excluded.slug, names = excluded.names, descriptions = excluded.descriptions, attributes = excluded.attributes,
 created_ns = excluded.created_ns, updated_ns = excluded.updated_ns
 WHERE products.version = excluded.version - 1`}
+
+	changesOfProducts = changesOf("products", productColumns, "octet_length(names) + octet_length(descriptions) + octet_length(attributes)")
 
 	addPrices = manyRows{head: `INSERT INTO product_prices (tenant_id, sku, product_version, amount, currency, from_ns, changed_by) VALUES `, width: 7}
 )

@@ -44,9 +44,9 @@ func (s *Catalog) Load(ctx context.Context, each func([]catalog.Product) error) 
 }
 
 // Changes returns a tenant's products that have changed. See catalog.Feed.
-func (s *Catalog) Changes(ctx context.Context, tenantID string, after int64, limit int) ([]catalog.Product, error) {
-	products, err := productFeed.changes(ctx, s.on.AllRead, changesOfProducts, tenantID, after, limit)
-	return products, in("read the products that have changed", err)
+func (s *Catalog) Changes(ctx context.Context, tenantID string, after int64, limit int) (products []catalog.Product, more bool, err error) {
+	products, more, err = productFeed.changes(ctx, s.on.AllRead, changesOfProducts, tenantID, after, limit)
+	return products, more, in("read the products that have changed", err)
 }
 
 // scanProduct reads a row and says how many bytes of text it has.

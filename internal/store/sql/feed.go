@@ -7,13 +7,28 @@ import (
 )
 
 const (
-	// loadPageRows is the most rows of a page of a feed, and loadPageBytes roughly the
-	// most text: a page ends with the row that reaches it.
-	loadPageRows  = 4000
-	loadPageBytes = 8 << 20
+	// loadPageRows is the most rows of a page of a load, and pageBytes roughly the most
+	// text of any page: a load's ends with the row that reaches it, one of changes with
+	// the change.
+	loadPageRows = 4000
+	pageBytes    = 8 << 20
 	// loadPagesAhead is how many pages are read before the first of them is taken.
 	loadPagesAhead = 2
 )
+
+// changesOf returns the statement that reads what has changed in a table. It is one, so
+// that it is one view. First it finds the change with which the page is full, by rows or
+// by bytes, whose sizes are known without reading the texts; what else is of that change
+// is read too. The last column says whether there is more. All versions are above 0: that
+// is said for an index.
+func changesOf(table, columns, size string) string {
+	newer := ` FROM ` + table + ` WHERE tenant_id = $1 AND version > 0 AND change > `
+	return `WITH sized AS (SELECT change, ` + size + ` AS size` + newer + `$2 ORDER BY change LIMIT $3),
+summed AS (SELECT change, count(*) OVER upto AS entries, sum(size) OVER upto AS bytes FROM sized WINDOW upto AS (ORDER BY change)),
+page AS (SELECT min(change) AS last FROM summed WHERE entries >= $3 OR bytes >= $4)
+SELECT ` + columns + `, CASE WHEN (SELECT change` + newer + `(SELECT last FROM page) ORDER BY change LIMIT 1) IS NULL THEN 0 ELSE 1 END` + newer + `$2
+AND change <= coalesce((SELECT last FROM page), 9223372036854775807) ORDER BY change`
+}
 
 // rowFeed reads a table by its primary key. Row is a row as it is read, Rec a record
 // that was made of it.
@@ -81,7 +96,7 @@ func (f *rowFeed[Row, Rec]) page(ctx context.Context, db *stdsql.DB, last *Row, 
 	}
 	defer rows.Close()
 	page := make([]Row, 0, limit)
-	for bytes := 0; bytes < loadPageBytes && rows.Next(); {
+	for bytes := 0; bytes < pageBytes && rows.Next(); {
 		page = append(page, *new(Row))
 		n, err := f.scan(rows, &page[len(page)-1])
 		if err != nil {
@@ -118,28 +133,37 @@ func decodeRows[Row, Rec any](rows []Row, decode func(*Row) (Rec, error)) ([]Rec
 }
 
 // changes returns the records that a query finds for a scope: those with a change
-// after one, at least limit of them if there are as many, and no change cut in two.
-func (f *rowFeed[Row, Rec]) changes(ctx context.Context, db *stdsql.DB, query, scope string, after int64, limit int) ([]Rec, error) {
+// after one, until with a whole change there are limit of them or pageBytes of text,
+// and whether there are more.
+func (f *rowFeed[Row, Rec]) changes(ctx context.Context, db *stdsql.DB, query, scope string, after int64, limit int) (records []Rec, more bool, err error) {
 	if limit < 1 {
-		return nil, fmt.Errorf("the limit is %d; ask for at least 1", limit)
+		return nil, false, fmt.Errorf("the limit is %d; ask for at least 1", limit)
 	}
-	rows, err := db.QueryContext(ctx, query, scope, after, limit-1)
+	rows, err := db.QueryContext(ctx, query, scope, after, limit, pageBytes)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer rows.Close()
 	decode := f.decoder()
-	var records []Rec
+	var rest int64 // the same of all rows
 	for rows.Next() {
 		var row Row
-		if _, err := f.scan(rows, &row); err != nil {
-			return nil, err
+		if _, err := f.scan(withColumn{rows, &rest}, &row); err != nil {
+			return nil, false, err
 		}
 		record, err := decode(&row)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		records = append(records, record)
 	}
-	return records, rows.Err()
+	return records, rest != 0, rows.Err()
 }
+
+// withColumn is a row that has one more column than is asked for.
+type withColumn struct {
+	row  interface{ Scan(...any) error }
+	last *int64
+}
+
+func (w withColumn) Scan(dest ...any) error { return w.row.Scan(append(dest, w.last)...) }

@@ -13,15 +13,11 @@ const (
 	placeColumns = `tenant_id, id, version, deleted, change, kind, country_code, admin, population, located, latitude, longitude, names, updated_ns`
 
 	loadPlaces = `SELECT ` + placeColumns + ` FROM places WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3`
-
-	// As changesOfProducts.
-	changesOfPlaces = `SELECT ` + placeColumns + ` FROM places
-WHERE tenant_id = $1 AND version > 0 AND change > $2 AND change <= coalesce((SELECT change FROM places
-  WHERE tenant_id = $1 AND version > 0 AND change > $2 ORDER BY change LIMIT 1 OFFSET $3), 9223372036854775807)
-ORDER BY change`
 )
 
 var (
+	changesOfPlaces = changesOf("places", placeColumns, "octet_length(names)")
+
 	getPlaces = manyRows{head: `SELECT ` + placeColumns + ` FROM places WHERE (tenant_id, id) IN (VALUES `, width: 2, numbers: []int{2}, tail: `)`}
 
 	// putPlaces changes a place only if it is still of the version before.
@@ -215,9 +211,9 @@ func (s *Places) Load(ctx context.Context, each func([]place.Place) error) error
 }
 
 // Changes returns the places that have changed. See place.Feed.
-func (s *Places) Changes(ctx context.Context, scope string, after int64, limit int) ([]place.Place, error) {
-	places, err := placeFeed.changes(ctx, s.on.AllRead, changesOfPlaces, scope, after, limit)
-	return places, in("read the places that have changed", err)
+func (s *Places) Changes(ctx context.Context, scope string, after int64, limit int) (places []place.Place, more bool, err error) {
+	places, more, err = placeFeed.changes(ctx, s.on.AllRead, changesOfPlaces, scope, after, limit)
+	return places, more, in("read the places that have changed", err)
 }
 
 // scanPlace reads a row and says how many bytes of text it has.

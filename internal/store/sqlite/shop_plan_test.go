@@ -15,8 +15,8 @@ func TestProductsAndPlacesAreReadThroughTheirIndexes(t *testing.T) {
 		parameters int
 		want       []string
 	}{
-		{"product: changes", 3, []string{"SEARCH products USING INDEX products_by_change (tenant_id=? AND change>? AND change<?)", "SEARCH products USING INDEX products_by_change (tenant_id=? AND change>?)"}},
-		{"place: changes", 3, []string{"SEARCH places USING INDEX places_by_change (tenant_id=? AND change>? AND change<?)", "SEARCH places USING INDEX places_by_change (tenant_id=? AND change>?)"}},
+		{"product: changes", 4, []string{"SEARCH products USING INDEX products_by_change (tenant_id=? AND change>? AND change<?)", "SEARCH products USING INDEX products_by_change (tenant_id=? AND change>?)"}},
+		{"place: changes", 4, []string{"SEARCH places USING INDEX places_by_change (tenant_id=? AND change>? AND change<?)", "SEARCH places USING INDEX places_by_change (tenant_id=? AND change>?)"}},
 		{"product: load", 3, []string{"SEARCH products USING INDEX sqlite_autoindex_products_1 ((tenant_id,sku)>(?,?))"}},
 		{"place: load", 3, []string{"SEARCH places USING PRIMARY KEY (tenant_id=? AND id>?)"}},
 		{"product: get", 2, []string{"SEARCH products USING INDEX sqlite_autoindex_products_1 (tenant_id=? AND sku=?)"}},

@@ -59,7 +59,7 @@ func deleteGone(t *testing.T, s CatalogStore, _ audit.Store) {
 		t.Errorf("result differs (-want +got):\n%s", diff)
 	}
 	wantGone(t, s, p)
-	changed, err := s.Changes(t.Context(), "demo", 1, 10)
+	changed, _, err := s.Changes(t.Context(), "demo", 1, 10)
 	if diff := cmp.Diff([]catalog.Product{want}, changed); diff != "" || err != nil {
 		t.Errorf("changes: error %v, differ (-want +got):\n%s", err, diff)
 	}

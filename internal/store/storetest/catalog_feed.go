@@ -23,6 +23,7 @@ func catalogFeedTests() []catalogTest {
 		{"changes come in their order, tombstones included, and never cut in two", feedChanges},
 		{"a load has every product of every tenant, tombstones included", feedLoad},
 		{"a load of large products has small pages", feedLoadLarge},
+		{"changes of large products come in small pages, and one large change whole", feedChangesLarge},
 		{"a load ends with the caller's error, or the caller's patience", feedLoadEnds},
 		{"a load while others write, and the changes since, are all there is", feedLoadWhile},
 		{"a follower misses nothing of many writers", feedFollower},
@@ -94,7 +95,7 @@ func feedChanges(t *testing.T, s CatalogStore, _ audit.Store) {
 	putProducts(t, s, putOf(product("rival", 1), 0))
 	for after := int64(-1); after <= 5; after++ {
 		for limit := 1; limit <= 14; limit++ {
-			got, err := s.Changes(t.Context(), "demo", after, limit)
+			got, more, err := s.Changes(t.Context(), "demo", after, limit)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -107,6 +108,9 @@ func feedChanges(t *testing.T, s CatalogStore, _ audit.Store) {
 				if p.TenantID != "demo" || p.Deleted != (p.SKU == product("demo", 3).SKU) {
 					t.Errorf("after %d, limit %d: %+v", after, limit, p)
 				}
+			}
+			if len(got) > 0 && more != (got[len(got)-1].Change < 4) || len(got) == 0 && more {
+				t.Errorf("after %d, limit %d: up to %+v, more %v", after, limit, got, more)
 			}
 			expect, n := map[int64][]string{}, 0
 			for change := max(after+1, 1); change <= 4 && n < limit; change++ {
@@ -121,11 +125,11 @@ func feedChanges(t *testing.T, s CatalogStore, _ audit.Store) {
 			}
 		}
 	}
-	if got, err := s.Changes(t.Context(), "nobody", 0, 10); len(got) != 0 || err != nil {
+	if got, more, err := s.Changes(t.Context(), "nobody", 0, 10); len(got) != 0 || more || err != nil {
 		t.Errorf("changes of a tenant without products: %v, %v", got, err)
 	}
 	for _, limit := range []int{0, -1} {
-		if _, err := s.Changes(t.Context(), "demo", 0, limit); err == nil {
+		if _, _, err := s.Changes(t.Context(), "demo", 0, limit); err == nil {
 			t.Errorf("%d changes are given", limit)
 		}
 	}
@@ -182,16 +186,47 @@ func feedLoad(t *testing.T, s CatalogStore, _ audit.Store) {
 	}
 }
 
+// large returns a product of 600 kB.
+func large(i int) catalog.Product {
+	p := product("demo", i)
+	p.Descriptions = map[string]string{}
+	for l := range 20 {
+		p.Descriptions[fmt.Sprintf("x%d", l)] = strings.Repeat("語", 10_000)
+	}
+	return p
+}
+
+func feedChangesLarge(t *testing.T, s CatalogStore, _ audit.Store) {
+	const alone, together = 31, 20
+	var whole []catalog.Put
+	for i := range together {
+		whole = append(whole, putOf(large(alone+i), 0))
+	}
+	for i := range alone - 1 {
+		putProducts(t, s, putOf(large(i), 0))
+	}
+	putProducts(t, s, whole...)
+	putProducts(t, s, putOf(large(alone-1), 0))
+	var pages []int
+	for after, more := int64(0), true; more; {
+		var page []catalog.Product
+		var err error
+		if page, more, err = s.Changes(t.Context(), "demo", after, 1000); err != nil || len(page) == 0 {
+			t.Fatalf("after change %d: %d products, error %v", after, len(page), err)
+		}
+		after = page[len(page)-1].Change
+		pages = append(pages, len(page))
+	}
+	// 14 make 8 MiB; the change of 20 comes with the 2 before it.
+	if diff := cmp.Diff([]int{14, 14, 2 + together, 1}, pages); diff != "" {
+		t.Errorf("products by page (-want +got):\n%s", diff)
+	}
+}
+
 func feedLoadLarge(t *testing.T, s CatalogStore, _ audit.Store) {
-	text := strings.Repeat("語", 10_000)
 	const n = 40
 	for i := range n {
-		p := product("demo", i)
-		p.Descriptions = map[string]string{}
-		for l := range 20 {
-			p.Descriptions[fmt.Sprintf("x%d", l)] = text
-		}
-		putProducts(t, s, putOf(p, 0))
+		putProducts(t, s, putOf(large(i), 0))
 	}
 	all, pages := loadAll(t, s)
 	if len(all) != n || slices.Max(pages) > 20 {
@@ -242,7 +277,7 @@ func (r *replica) follow(ctx context.Context, s catalog.Feed, limit int) error {
 	}
 	for tenantID, version := range versions {
 		for r.seen[tenantID] < version {
-			changed, err := s.Changes(ctx, tenantID, r.seen[tenantID], limit)
+			changed, more, err := s.Changes(ctx, tenantID, r.seen[tenantID], limit)
 			if err != nil {
 				return err
 			}
@@ -251,6 +286,9 @@ func (r *replica) follow(ctx context.Context, s catalog.Feed, limit int) error {
 			}
 			r.apply(changed)
 			r.seen[tenantID] = changed[len(changed)-1].Change
+			if !more && r.seen[tenantID] < version {
+				return fmt.Errorf("%s is at version %d, and nothing is said to be more than %d", tenantID, version, r.seen[tenantID])
+			}
 		}
 	}
 	return nil

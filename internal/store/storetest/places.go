@@ -195,7 +195,7 @@ func placeDelete(t *testing.T, s place.Store, _ audit.Store) {
 		t.Errorf("deleting again (-want +got):\n%s", diff)
 	}
 	wantPlaces(t, s, tombstone, stamped(city(1), 1, 1, monday))
-	changed, err := s.Changes(t.Context(), place.Everywhere, 1, 10)
+	changed, _, err := s.Changes(t.Context(), place.Everywhere, 1, 10)
 	if diff := cmp.Diff([]place.Place{tombstone}, changed); diff != "" || err != nil {
 		t.Errorf("changes: error %v, differ (-want +got):\n%s", err, diff)
 	}
@@ -269,7 +269,7 @@ func placeChangesInOrder(t *testing.T, s place.Store, _ audit.Store) {
 	}
 	for after := int64(0); after <= 5; after++ {
 		for limit := 1; limit <= 16; limit++ {
-			got, err := s.Changes(t.Context(), place.Everywhere, after, limit)
+			got, more, err := s.Changes(t.Context(), place.Everywhere, after, limit)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -277,15 +277,18 @@ func placeChangesInOrder(t *testing.T, s place.Store, _ audit.Store) {
 			if want := 3 * int(last-after); len(got) != want || want > 0 && (got[0].Change != after+1 || got[len(got)-1].Change != last) {
 				t.Errorf("after %d, limit %d: %d places %+v, want %d up to change %d", after, limit, len(got), got, want, last)
 			}
+			if more != (last < 5) {
+				t.Errorf("after %d, limit %d: up to change %d, more %v", after, limit, last, more)
+			}
 			if !slices.IsSortedFunc(got, func(a, b place.Place) int { return int(a.Change - b.Change) }) {
 				t.Errorf("after %d, limit %d: not in the order of change", after, limit)
 			}
 		}
 	}
-	if got, err := s.Changes(t.Context(), "demo", 0, 10); len(got) != 0 || err != nil {
+	if got, _, err := s.Changes(t.Context(), "demo", 0, 10); len(got) != 0 || err != nil {
 		t.Errorf("changes of another scope: %v, %v", got, err)
 	}
-	if _, err := s.Changes(t.Context(), place.Everywhere, 0, 0); err == nil {
+	if _, _, err := s.Changes(t.Context(), place.Everywhere, 0, 0); err == nil {
 		t.Error("no changes are given")
 	}
 }
@@ -344,7 +347,7 @@ func placeFollower(t *testing.T, s place.Store, _ audit.Store) {
 		versions, _, err := s.Versions(t.Context())
 		for err == nil && seen < versions[place.Everywhere] {
 			var changed []place.Place
-			if changed, err = s.Changes(t.Context(), place.Everywhere, seen, 2); len(changed) == 0 && err == nil {
+			if changed, _, err = s.Changes(t.Context(), place.Everywhere, seen, 2); len(changed) == 0 && err == nil {
 				err = fmt.Errorf("there is no change after %d of %d", seen, versions[place.Everywhere])
 			}
 			for _, p := range changed {
