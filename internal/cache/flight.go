@@ -190,10 +190,10 @@ func (c *Cache[V]) end(s *shard[V], key string, f *flight[V], out outcome[V]) (k
 	return kept
 }
 
-// keep puts what was made since a moment into RAM, if nothing newer is known and none
-// of its tags was invalidated since. The shard is locked.
+// keep puts what was made since a moment into RAM, if none of its tags was invalidated
+// since. The shard is locked, and nothing newer is known.
 func (c *Cache[V]) keep(s *shard[V], key string, m made[V], since int64) bool {
-	if m.left <= 0 && m.negative || m.version > 0 && c.newest(s, key) > m.version {
+	if m.left <= 0 && m.negative {
 		return false
 	}
 	it := c.newItem(m)

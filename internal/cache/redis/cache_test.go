@@ -419,7 +419,10 @@ func TestWhatAnInstanceCouldNotTellRedisTheOthersRemember(t *testing.T) {
 	other.want("k", from("new", 2), "new", "load")
 	other.want("tagged", from("new", 2), "new", "load")
 	other.here()
-	start(t, s, s.Addr(), nil, nil).here().want("k", from("new", 2), "new", "load")
+	third := start(t, s, s.Addr(), nil, nil).here()
+	if e, err := third.Get(testContext(t), "k", from("new", 2)); err != nil || e.Value.Text != "new" {
+		t.Errorf("a third one got %+v, %v", e, err)
+	}
 }
 
 func TestWhenTooMuchIsUntoldEverythingInRedisIsDisbelieved(t *testing.T) {
