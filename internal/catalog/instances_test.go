@@ -60,6 +60,62 @@ func TestAPutIsReadAtOnceAndTold(t *testing.T) {
 	}
 }
 
+func TestAfterAPutThatChangesNothingReadsAreNotOlderThanItsAnswer(t *testing.T) {
+	store := newShop()
+	a, b := newProducts(t, store, true), newProducts(t, store, true)
+	b.o.Wrote = func(tenantID string, change int64) { t.Errorf("change %d, which another wrote, is told", change) }
+	version := func(sku string) int64 {
+		it, err := b.Get(t.Context(), "demo", sku)
+		if err != nil {
+			return 0
+		}
+		return it.Version
+	}
+	for _, sku := range []string{"same", "412", "slug"} {
+		p := named(sku, "one")
+		p.Slug = sku
+		b.index.Apply([]Product{a.put(p).Product})
+		p.Names = map[string]string{"en": "two"} // b does not hear of it
+		a.put(p)
+		put := Put{Product: p}
+		var want error
+		switch sku {
+		case "412":
+			put.IfVersion, want = 1, ErrVersion
+		case "slug":
+			put.Product.SKU, want = "other", ErrSlugTaken
+		}
+		results, errs, err := b.Put(t.Context(), []Put{put})
+		if err != nil || !errors.Is(errs[0], want) || results[0].Changed || results[0].Product.Version != 2 {
+			t.Fatalf("%s: %+v, %v, %v", sku, results, errs, err)
+		}
+		if got := version(sku); got != 2 {
+			t.Errorf("%s: the answer tells of version 2, and then version %d is read", sku, got)
+		}
+	}
+}
+
+// The load ends between two steps of a read.
+func TestAReadDuringTheLoadIsNotTakenForNotFound(t *testing.T) {
+	store := newShop()
+	p := named("here", "here")
+	p.Slug = "here"
+	newProducts(t, store, false).put(p)
+	for name, read := range map[string]func(s *Service) (*Item, error){
+		"by SKU":  func(s *Service) (*Item, error) { return s.Get(t.Context(), "demo", "here") },
+		"by slug": func(s *Service) (*Item, error) { return s.BySlug(t.Context(), "demo", "here") },
+	} {
+		x := NewIndex(showProduct)
+		s, err := New(Options{Store: store, Index: x, Ready: func() error { return x.Load(store.feed(1)) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if it, err := read(s); err != nil || it.SKU != "here" {
+			t.Errorf("%s: %v, error %v", name, it, err)
+		}
+	}
+}
+
 func TestAfterAPutWithoutAnAnswerNothingIsShown(t *testing.T) {
 	store := newShop()
 	s := newProducts(t, store, true)

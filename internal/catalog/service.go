@@ -87,18 +87,23 @@ func (s *Service) Put(ctx context.Context, puts []Put) ([]PutResult, []error, er
 	return results, errs, nil
 }
 
-// show has readers see what was put, here and, by who listens to Wrote, elsewhere.
+// show has readers see what was put, here and, by who listens to Wrote, elsewhere. They
+// also see what a put left as it stood, whoever wrote it: its answer tells of that, and
+// no read that follows may be older.
 func (s *Service) show(done []PutResult) {
 	changes := map[string]int64{}
-	var changed []Product
+	stand := make([]Product, 0, len(done))
 	for i := range done {
-		if p := &done[i].Product; done[i].Changed {
-			changed = append(changed, *p)
+		p := &done[i].Product
+		if p.Version > 0 {
+			stand = append(stand, *p)
+		}
+		if done[i].Changed {
 			changes[p.TenantID] = max(changes[p.TenantID], p.Change)
 		}
 	}
 	if s.o.Index != nil {
-		s.o.Index.Apply(changed)
+		s.o.Index.Apply(stand)
 	}
 	for tenantID, change := range changes {
 		s.o.Wrote(tenantID, change)
@@ -118,14 +123,14 @@ func (s *Service) Get(ctx context.Context, tenantID, sku string) (*Item, error) 
 		}
 		return newItem(&p, s.o.Render), nil
 	}
-	return s.found(s.o.Index.get(tenantID, sku))
+	if err := s.loading(); err != nil { // first: what is not found before it is loaded may be there
+		return nil, err
+	}
+	return found(s.o.Index.get(tenantID, sku))
 }
 
 // found is the answer of a read of one product from the index.
-func (s *Service) found(it *Item) (*Item, error) {
-	if err := s.loading(); err != nil {
-		return nil, err
-	}
+func found(it *Item) (*Item, error) {
 	if it == nil {
 		return nil, ErrNotFound
 	}
@@ -146,7 +151,10 @@ func (s *Service) BySlug(ctx context.Context, tenantID, slug string) (*Item, err
 		return nil, ErrNotFound
 	}
 	if s.o.Index != nil {
-		return s.found(s.o.Index.bySlug(tenantID, slug))
+		if err := s.loading(); err != nil {
+			return nil, err
+		}
+		return found(s.o.Index.bySlug(tenantID, slug))
 	}
 	for q := (Query{TenantID: tenantID, Inactive: true, Limit: 1000}); ; {
 		page, err := s.o.Store.Products(ctx, q)

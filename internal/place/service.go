@@ -100,23 +100,26 @@ func (s *Service) Put(ctx context.Context, p Put) ([]PutResult, []error, error) 
 	return results, errs, nil
 }
 
-// show shows what was written to readers here, and has others told.
+// show shows what was written to readers here, and has others told. Readers also see
+// what was left as it stood, whoever wrote it: no read that follows may be older than the
+// answer that tells of it.
 func (s *Service) show(done []PutResult) {
-	changed := make([]Place, 0, len(done))
+	stand := make([]Place, 0, len(done))
 	var change int64
 	for i := range done {
+		if done[i].Place.Version > 0 {
+			stand = append(stand, done[i].Place)
+		}
 		if done[i].Changed {
-			changed = append(changed, done[i].Place)
 			change = max(change, done[i].Place.Change)
 		}
 	}
-	if len(changed) == 0 {
-		return
-	}
 	if s.o.Index != nil {
-		s.o.Index.Apply(changed)
+		s.o.Index.Apply(stand)
 	}
-	s.o.Wrote(Everywhere, change)
+	if change > 0 {
+		s.o.Wrote(Everywhere, change)
+	}
 }
 
 // Get returns a place in the best of languages that it has a name in: the first of

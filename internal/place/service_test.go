@@ -153,6 +153,28 @@ func TestGoodPlacesArePutAndBadOnesAreTold(t *testing.T) {
 	}
 }
 
+func TestAfterAPutThatChangesNothingReadsAreNotOlderThanItsAnswer(t *testing.T) {
+	store := &memory{}
+	a, _ := newService(t, store)
+	b, told := newService(t, store)
+	b.o.Index.Apply([]Place{put(t, a, munich())[0].Place})
+	more := munich()
+	more.Population++
+	put(t, a, more) // b does not hear of it
+	if r := put(t, b, more)[0]; r.Changed || r.Place.Version != 2 || len(*told) > 0 {
+		t.Fatalf("%+v, told %v", r, *told)
+	}
+	if l, err := b.Get(t.Context(), more.ID, nil); err != nil || l.Place.Version != 2 {
+		t.Errorf("the answer tells of version 2, and then %+v is read, error %v", l, err)
+	}
+	gone := Place{ID: more.ID, Deleted: true}
+	put(t, a, gone)
+	put(t, b, gone)
+	if _, err := b.Get(t.Context(), more.ID, nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("what a delete found deleted is read: error %v", err)
+	}
+}
+
 func TestNothingIsAskedOfTheStoreForBadPlacesAlone(t *testing.T) {
 	store := &memory{fail: errors.New("must not be asked")}
 	s, wrote := newService(t, store)
