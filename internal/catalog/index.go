@@ -14,12 +14,21 @@ type itemKey struct{ tenantID, sku string }
 // slugKey is the unique key of one that has a slug.
 type slugKey struct{ tenantID, slug string }
 
-// shelf is a list of a tenant's products: of one category, or of all. Products that
-// can be ordered are on another than those that cannot, so that however many are
-// hidden, none must be passed over to find those that are shown.
+// shelf is a list of a tenant's products: of one category, or of all. There is one of
+// those that can be ordered, so that however many are hidden, none must be passed over to
+// find those that are shown, and one that has the hidden too: of two lists that are read
+// one after the other a product that is hidden meanwhile would be on both or on neither.
 type shelf struct {
 	tenantID, category string
-	active             bool
+	hidden             bool // those that cannot be ordered are on it too
+}
+
+// shelve puts an item on its shelves of a category.
+func shelve(it *Item, category string, add func(shelf)) {
+	add(shelf{it.TenantID, category, true})
+	if it.Active {
+		add(shelf{it.TenantID, category, false})
+	}
 }
 
 // tables hold one load of the catalogue.
@@ -35,10 +44,10 @@ func newTables() *tables {
 		Name: "catalog", Supersedes: supersedes, Live: func(it *Item) bool { return !it.Deleted }, Bytes: itemBytes,
 	})}
 	t.slugs = memindex.AddUnique(t.items, func(it *Item) (slugKey, bool) { return slugKey{it.TenantID, it.Slug}, it.Slug != "" })
-	t.all = memindex.AddGroups(t.items, func(it *Item, add func(shelf)) { add(shelf{it.TenantID, "", it.Active}) }, bySKU)
+	t.all = memindex.AddGroups(t.items, func(it *Item, add func(shelf)) { shelve(it, "", add) }, bySKU)
 	t.categories = memindex.AddGroups(t.items, func(it *Item, add func(shelf)) {
 		if it.Category != "" {
-			add(shelf{it.TenantID, it.Category, it.Active})
+			shelve(it, it.Category, add)
 		}
 	}, byPosition)
 	return t
@@ -150,22 +159,15 @@ func (x *Index) list(q Query) (Page, error) {
 		return Page{}, err
 	}
 	t := x.live.Load()
-	groups, compare := t.all, bySKU
+	groups := t.all
 	if q.Category != "" {
-		groups, compare = t.categories, byPosition
+		groups = t.categories
 	}
-	l := lister{limit: q.Limit}
-	from := func(active bool) func(yield func(*Item) bool) {
-		on := shelf{q.TenantID, q.Category, active}
-		if after == nil {
-			return groups.All(on)
-		}
-		return groups.After(on, after)
-	}
-	if q.Inactive {
-		merge(from(true), from(false), compare, l.take)
+	l, on := lister{limit: q.Limit}, shelf{q.TenantID, q.Category, q.Inactive}
+	if after == nil {
+		groups.All(on)(l.take)
 	} else {
-		from(true)(l.take)
+		groups.After(on, after)(l.take)
 	}
 	page := Page{Items: l.items}
 	if l.more {

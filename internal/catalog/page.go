@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"hash/crc32"
-	"iter"
 )
 
 // maxPageBytes bounds what a page holds: when it has as much, it ends. A Store bounds
@@ -27,35 +26,6 @@ func (l *lister) take(it *Item) bool {
 	l.items = append(l.items, it)
 	l.bytes += len(it.Body)
 	return true
-}
-
-// merge gives the items of two ordered lists to take, in order, until it has enough.
-// One that moved from one list to the other meanwhile is in both; its newer state
-// counts.
-func merge(a, b iter.Seq[*Item], compare func(a, b *Item) int, take func(*Item) bool) {
-	next, stop := iter.Pull(b)
-	defer stop()
-	y, left := next()
-	for x := range a {
-		for left && compare(y, x) < 0 {
-			if !take(y) {
-				return
-			}
-			y, left = next()
-		}
-		if left && compare(y, x) == 0 {
-			if supersedes(x, y) {
-				x = y
-			}
-			y, left = next()
-		}
-		if !take(x) {
-			return
-		}
-	}
-	for left && take(y) {
-		y, left = next()
-	}
 }
 
 // Kinds of cursors. They are in what callers keep: a number is never given another
