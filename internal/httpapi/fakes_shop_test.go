@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"millrace/internal/audit"
 	"millrace/internal/auth"
 	"millrace/internal/catalog"
@@ -230,8 +232,9 @@ func (f *fakeCatalog) put(p catalog.Put) (catalog.PutResult, error) {
 		f.products[key] = p.Product
 		delete(f.items, key)
 		if q := p.Product; !q.Deleted {
+			body := RenderProduct(&q)
 			f.items[key] = &catalog.Item{TenantID: q.TenantID, SKU: q.SKU, Slug: q.Slug, Category: q.Category, Position: q.Position,
-				Version: q.Version, Active: q.Active, Body: RenderProduct(&q), UpdatedAt: q.UpdatedAt}
+				Version: q.Version, Active: q.Active, Body: body, Sum: xxhash.Sum64(body), UpdatedAt: q.UpdatedAt}
 		}
 	}
 	return catalog.PutResult{Product: f.products[key], Created: !there, Changed: changed}, nil

@@ -376,7 +376,7 @@ func (f *fixture) callOn(h http.Handler, method, target, body string, headers ..
 			req.Header.Del(headers[i])
 			continue
 		}
-		req.Header.Set(headers[i], headers[i+1])
+		req.Header[http.CanonicalHeaderKey(headers[i])] = strings.Split(headers[i+1], "\n") // its lines
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, req)

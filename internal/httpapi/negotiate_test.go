@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -135,9 +136,12 @@ func FuzzNegotiation(f *testing.F) {
 		if p, ok := l.of(lang, []string{header}); ok && (len(p.chain) == 0 || len(p.tags) > 10 || p.own > len(p.chain)) {
 			t.Errorf("%q, %q: %+v", lang, header, p)
 		}
-		_ = matchesTag([]string{header}, `"v1"`)
-		if v, ok := representedVersion(header); ok && (v < 1 || header[0] != '"') {
-			t.Errorf("%q is version %d", header, v)
+		_ = matches([]string{header}, `"v1"`)
+		if e, ok := readETag(header); ok && (e.version < 1 || header[0] != '"') {
+			t.Errorf("%q is %+v", header, e)
+		}
+		if p, err := readPrecondition([]string{header}, nil); err == nil && slices.ContainsFunc(p.tags, func(e etag) bool { return e.version < 1 }) {
+			t.Errorf("%q is %+v", header, p)
 		}
 	})
 }

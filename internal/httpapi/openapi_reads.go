@@ -27,7 +27,7 @@ type localizedProduct struct {
 	Position    int64           `json:"position" doc:"Orders the products of a category: lower first." example:"10"`
 	Attributes  json.RawMessage `json:"attributes,omitempty" doc:"A JSON object of the merchant's own."`
 	Active      bool            `json:"active" doc:"Whether it can be ordered."`
-	Version     int64           `json:"version" doc:"Rises with every change; the ETag is \"v\" and it." example:"2"`
+	Version     int64           `json:"version" doc:"Rises with every change." example:"2"`
 	CreatedAt   time.Time       `json:"createdAt" example:"2026-11-20T10:00:00Z"`
 	UpdatedAt   time.Time       `json:"updatedAt" example:"2026-11-22T08:30:00Z"`
 }
@@ -58,7 +58,7 @@ func encodingParam() *huma.Param {
 func readResponses(about string, media *huma.MediaType) map[string]*huma.Response {
 	headers := func() map[string]*huma.Header {
 		return map[string]*huma.Header{
-			"ETag":             textHeader("Strong: of this version in this language and encoding."),
+			"ETag":             textHeader("Strong: of this version and its content in this language and encoding."),
 			"Cache-Control":    textHeader("What was read with a credential must be asked for each time; without one it may be kept."),
 			"Vary":             textHeader("What else the answer depends on."),
 			"Content-Language": textHeader("Of what is in one language."),
@@ -90,7 +90,7 @@ func (sf *surface) describeGetProduct() *huma.Operation {
 		Summary: "Show a product", Description: "From memory. In all its languages, or with lang in one.",
 		Parameters: append(append([]*huma.Param{
 			{Name: "sku", In: "path", Required: true, Description: "The product's SKU: A-Z a-z 0-9 . _ -", Schema: &huma.Schema{Type: huma.TypeString}, Example: "tee-black-m"},
-			langParam(), encodingParam()}, readParams("\"v7\"")...), sf.server.tenantParams()...),
+			langParam(), encodingParam()}, readParams("\"v7-1f3a9c2e\"")...), sf.server.tenantParams()...),
 		Responses: readResponses("The product.", &huma.MediaType{Schema: &huma.Schema{OneOf: []*huma.Schema{schemaOf[productView](sf), schemaOf[localizedProduct](sf)}},
 			Examples: map[string]*huma.Example{"all": {Summary: "In all languages", Value: full}, "one": {Summary: "With lang", Value: one}}}),
 	}, slugNotFound)
@@ -116,7 +116,7 @@ func (sf *surface) describeGetPlace() *huma.Operation {
 		Summary: "Show a country or a city", Description: "From memory, with its name in the language that is wanted most of those it has one in.",
 		Parameters: append([]*huma.Param{
 			{Name: "id", In: "path", Required: true, Description: "The place's id.", Schema: &huma.Schema{Type: huma.TypeInteger, Format: "int64"}, Example: 2950159},
-			langParam(), encodingParam()}, readParams("\"v1-de\"")...),
+			langParam(), encodingParam()}, readParams("\"v1-1f3a9c2e-de\"")...),
 		Responses: readResponses("The place.", &huma.MediaType{Schema: schemaOf[placeView](sf)}),
 	}, slugNotFound)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"millrace/internal/auth"
@@ -31,7 +32,7 @@ func (sf *surface) getOrderStatus(ctx context.Context, ex *exchange, r *http.Req
 	if r.Method == http.MethodHead {
 		wait = 0
 	}
-	known := r.Header.Get("If-None-Match")
+	known := r.Header["If-None-Match"]
 	view, err := s.statusOf(ctx, ex, p, r.PathValue("id"), known, wait)
 	if err != nil {
 		ex.refuse(problemOf(ctx, err))
@@ -41,9 +42,10 @@ func (sf *surface) getOrderStatus(ctx context.Context, ex *exchange, r *http.Req
 	if status := s.staleStatus(ex.route.path, view.Stale, view.Age); status != "" {
 		h["Cache-Status"] = []string{status}
 	}
-	h["Etag"] = []string{etagOf(o.Version)}
+	h["Etag"] = []string{versionTag(o.Version)}
 	h["Cache-Control"] = valueNoCache
-	if known != "" && matches(known, o.Version) {
+	h["Vary"] = valueVaryCredential
+	if matches(known, versionTag(o.Version)) {
 		ex.WriteHeader(http.StatusNotModified)
 		return
 	}
@@ -53,22 +55,28 @@ func (sf *surface) getOrderStatus(ctx context.Context, ex *exchange, r *http.Req
 	s.answers.Put(buf)
 }
 
+// valueVaryCredential says that a read tells each caller something else.
+var valueVaryCredential = []string{"Authorization, X-Api-Key"}
+
 // valueNoCache lets the caller keep an answer that it must ask about every time.
 var valueNoCache = []string{"private, no-cache"}
 
 // statusOf returns an order, after it changed or as it stands when the wait is
 // over. Who waits is told what the store has, who does not what a cache may have.
-func (s *Server) statusOf(ctx context.Context, ex *exchange, p *auth.Principal, id, known string, wait time.Duration) (order.View, error) {
+func (s *Server) statusOf(ctx context.Context, ex *exchange, p *auth.Principal, id string, known []string, wait time.Duration) (order.View, error) {
 	v := viewerOf(p)
 	if wait == 0 {
 		ctx, cancel := context.WithTimeout(ctx, s.o.QueryTimeout)
 		defer cancel()
 		return s.o.Orders.Cached(ctx, v, id)
 	}
-	version, single := etagVersion(known)
-	if known != "" && !single { // a list, or *: what stands now is what it is about
+	var version int64
+	switch e, ok := readETag(strings.Join(known, ",")); {
+	case ok && known[0] == versionTag(e.version):
+		version = e.version
+	case len(known) > 0: // a list, or *: what stands now is what it is about
 		o, err := s.o.Orders.Order(ctx, v, id)
-		if err != nil || !matches(known, o.Version) {
+		if err != nil || !matches(known, versionTag(o.Version)) {
 			return order.View{Order: o}, err
 		}
 		version = o.Version

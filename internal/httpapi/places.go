@@ -48,7 +48,7 @@ func (sf *surface) getPlace(ctx context.Context, ex *exchange, r *http.Request) 
 		return
 	}
 	e := entity{visitor: isVisitor(p), language: true, stale: s.o.PlacesStale}
-	d := document{body: l.Body, tag: placeTag(l.Place.Version, l.Key.Language), language: ex.value(l.Key.Language)}
+	d := document{body: l.Body, tag: contentTag(l.Place.Version, l.Sum, l.Key.Language), language: ex.value(l.Key.Language)}
 	s.show(ex, r, &e, &d, l.Body, "")
 }
 

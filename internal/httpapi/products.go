@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/danielgtaylor/huma/v2"
 
 	"millrace/internal/auth"
@@ -25,7 +27,7 @@ type productView struct {
 	Position     int64             `json:"position" doc:"Orders the products of a category: lower first." example:"10"`
 	Attributes   json.RawMessage   `json:"attributes,omitempty" doc:"A JSON object of the merchant's own."`
 	Active       bool              `json:"active" doc:"Whether it can be ordered."`
-	Version      int64             `json:"version" doc:"Rises with every change; the ETag is \"v\" and it." example:"2"`
+	Version      int64             `json:"version" doc:"Rises with every change." example:"2"`
 	CreatedAt    time.Time         `json:"createdAt" example:"2026-11-20T10:00:00Z"`
 	UpdatedAt    time.Time         `json:"updatedAt" example:"2026-11-22T08:30:00Z"`
 }
@@ -83,18 +85,18 @@ type (
 	putProductInput struct {
 		SKU string `path:"sku" maxLength:"64" doc:"The product's SKU: A-Z a-z 0-9 . _ -" example:"tee-black-m"`
 		params
-		IfMatch     string `header:"If-Match" doc:"The ETag of the version that you saw." example:"\"v2\""`
+		IfMatch     string `header:"If-Match" doc:"The ETag of the version that you saw." example:"\"v2-1f3a9c2e\""`
 		IfNoneMatch string `header:"If-None-Match" doc:"* creates and never replaces." example:"*"`
 		Body        productRequest
 	}
 	deleteProductInput struct {
 		SKU string `path:"sku" maxLength:"64" doc:"The product's SKU: A-Z a-z 0-9 . _ -" example:"tee-black-m"`
 		params
-		IfMatch string `header:"If-Match" doc:"The ETag of the version that you saw." example:"\"v2\""`
+		IfMatch string `header:"If-Match" doc:"The ETag of the version that you saw." example:"\"v2-1f3a9c2e\""`
 	}
 	productOutput struct {
 		Status       int
-		ETag         string `header:"ETag" doc:"The product's version."`
+		ETag         string `header:"ETag" doc:"The product's version and content."`
 		CacheControl string `header:"Cache-Control"`
 		Body         productView
 	}
@@ -138,7 +140,7 @@ func (s *Server) putProduct(ctx context.Context, in *putProductInput) (*productO
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	pre, err := readPrecondition(in.IfMatch, in.IfNoneMatch)
+	pre, err := in.precondition()
 	if err != nil {
 		return nil, err
 	}
@@ -147,37 +149,79 @@ func (s *Server) putProduct(ctx context.Context, in *putProductInput) (*productO
 	if err != nil {
 		return nil, err
 	}
-	out := &productOutput{Status: http.StatusOK, ETag: etagOf(result.Product.Version), CacheControl: noCache, Body: showProduct(&result.Product)}
+	out := &productOutput{Status: http.StatusOK, ETag: productTag(&result.Product), CacheControl: noCache, Body: showProduct(&result.Product)}
 	if result.Created {
 		out.Status = http.StatusCreated
 	}
 	return out, nil
 }
 
-// changeProduct does what is asked for, if the version stands that is meant.
+// changeProduct does what is asked for, if what stands is what is meant.
 func (s *Server) changeProduct(ctx context.Context, put catalog.Put, pre precondition) (catalog.PutResult, error) {
+	var err error
 	switch {
 	case pre.absent:
 		put.IfVersion = catalog.NoVersion
-	case pre.given && pre.version == 0: // whatever stands, but something must
+	case pre.anything():
 		put.IfVersion = catalog.AnyVersion
-	default:
-		put.IfVersion = pre.version
+	case pre.given:
+		if put.IfVersion, err = s.meantVersion(ctx, &put.Product, &pre); err != nil {
+			return catalog.PutResult{}, err
+		}
 	}
+	result, err := s.put(ctx, put)
+	if now := &result.Product; errors.Is(err, catalog.ErrVersion) && now.Version != put.IfVersion && !now.Deleted && pre.names(now.Version, productSum(now)) {
+		// Memory did not know yet which of several stands.
+		put.IfVersion = now.Version
+		result, err = s.put(ctx, put)
+	}
+	switch now := &result.Product; {
+	case errors.Is(err, catalog.ErrVersion) && (now.Version == 0 || now.Deleted):
+		return result, newProblem(slugPreconditionFailed, "there is no such product, and If-Match asks for one; leave If-Match out to create it")
+	case errors.Is(err, catalog.ErrVersion):
+		return result, staleVersion("the product", productTag(now))
+	case errors.Is(err, catalog.ErrSlugTaken):
+		return result, newProblem(slugSlugTaken, slugTaken(put.Product.Slug, now.SKU))
+	}
+	return result, err
+}
+
+// put puts one product.
+func (s *Server) put(ctx context.Context, put catalog.Put) (catalog.PutResult, error) {
 	results, errs, err := s.o.Catalog.Put(ctx, []catalog.Put{put})
 	if err != nil {
 		return catalog.PutResult{}, err
 	}
-	switch now := &results[0].Product; {
-	case errors.Is(errs[0], catalog.ErrVersion) && (now.Version == 0 || now.Deleted):
-		return results[0], newProblem(slugPreconditionFailed, "there is no such product, and If-Match asks for one; leave If-Match out to create it")
-	case errors.Is(errs[0], catalog.ErrVersion):
-		return results[0], staleVersion("the product", now.Version)
-	case errors.Is(errs[0], catalog.ErrSlugTaken):
-		return results[0], newProblem(slugSlugTaken, slugTaken(put.Product.Slug, now.SKU))
-	}
 	return results[0], errs[0]
 }
+
+// meantVersion returns which version of a product a change means. Whether it stands
+// the store knows, since memory may be behind; what a version says only memory tells.
+func (s *Server) meantVersion(ctx context.Context, p *catalog.Product, pre *precondition) (int64, error) {
+	first := pre.tags[0]
+	if len(pre.tags) == 1 && !first.hashed {
+		return first.version, nil
+	}
+	it, err := s.o.Catalog.Get(ctx, p.TenantID, p.SKU)
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		return first.version, nil
+	case err != nil:
+		return 0, err
+	case pre.names(it.Version, it.Sum):
+		return it.Version, nil
+	case slices.ContainsFunc(pre.tags, func(e etag) bool { return e.version == it.Version }):
+		// That version once said something else: before a backup was restored, or of
+		// another tenant.
+		return 0, staleVersion("the product", contentTag(it.Version, it.Sum, ""))
+	}
+	return first.version, nil
+}
+
+// productTag is the ETag of a product in all its languages, as reading it has it.
+func productTag(p *catalog.Product) string { return contentTag(p.Version, productSum(p), "") }
+
+func productSum(p *catalog.Product) uint64 { return xxhash.Sum64(RenderProduct(p)) }
 
 // slugTaken says whose slug it is.
 func slugTaken(slug, sku string) string {
@@ -188,20 +232,16 @@ func (s *Server) deleteProduct(ctx context.Context, in *deleteProductInput) (*no
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	pre, err := readPrecondition(in.IfMatch, "")
+	pre, err := in.precondition()
 	if err != nil {
 		return nil, err
+	}
+	if pre.absent {
+		return nil, invalidHeader("If-None-Match", "what is deleted must be there; send If-Match with the ETag you saw, or neither")
 	}
 	product := catalog.Product{TenantID: principalFrom(ctx).TenantID, SKU: in.SKU, Deleted: true}
 	_, err = s.changeProduct(ctx, catalog.Put{Product: product, Actor: actorFrom(ctx)}, pre)
 	return nil, err
-}
-
-// staleVersion is the problem of a change that means another version than the one
-// that stands.
-func staleVersion(what string, version int64) *problem {
-	return newProblem(slugPreconditionFailed, what+" is at "+etagOf(version)+" now; read it, put your change on top and send that ETag in If-Match").
-		with("ETag", etagOf(version))
 }
 
 func (s *Server) listPrices(ctx context.Context, in *skuInput) (*priceListOutput, error) {

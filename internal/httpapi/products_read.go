@@ -40,7 +40,7 @@ func (sf *surface) getProduct(ctx context.Context, ex *exchange, r *http.Request
 	}
 	e := entity{visitor: isVisitor(p), stale: s.o.CatalogStale}
 	if lang == "" {
-		s.show(ex, r, &e, &document{body: it.Body, tag: etagOf(it.Version)}, it.Body, "")
+		s.show(ex, r, &e, &document{body: it.Body, tag: contentTag(it.Version, it.Sum, "")}, it.Body, "")
 		return
 	}
 	wanted, ok := s.languages.of(lang, r.Header["Accept-Language"])
@@ -48,7 +48,7 @@ func (sf *surface) getProduct(ctx context.Context, ex *exchange, r *http.Request
 		ex.refuse(noLanguage(lang))
 		return
 	}
-	d, language, asked, err := s.variants.localized(it.Body, wanted)
+	d, language, asked, err := s.variants.localized(it, wanted)
 	if err != nil {
 		ex.refuse(problemOf(ctx, err))
 		return

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
 // params are an operation's query parameters. Embedded in an operation's input
@@ -17,13 +19,22 @@ import (
 type params struct {
 	values url.Values
 	err    error
+	header http.Header
 }
 
-// Resolve takes the query; huma calls it.
+// Resolve takes the query and the header; huma calls it.
 func (p *params) Resolve(ctx huma.Context) []error {
+	r, _ := humago.Unwrap(ctx)
+	p.header = r.Header
 	u := ctx.URL()
 	p.values, p.err = url.ParseQuery(u.RawQuery)
 	return nil
+}
+
+// precondition reads what a change says of the version it means. What huma reads of a
+// header is its first line.
+func (p *params) precondition() (precondition, error) {
+	return readPrecondition(p.header["If-Match"], p.header["If-None-Match"])
 }
 
 // reader reads parameters and keeps everything that is wrong with them.

@@ -80,7 +80,7 @@ func (s *Server) head(ex *exchange, r *http.Request, e *entity) (done bool) {
 	if age := e.stale(); age >= staleAfter {
 		h["Cache-Status"] = []string{s.staleStatus(ex.route.path, true, age)}
 	}
-	if known := r.Header["If-None-Match"]; len(known) > 0 && matchesTag(known, e.tag) {
+	if known := r.Header["If-None-Match"]; len(known) > 0 && matches(known, e.tag) {
 		ex.WriteHeader(http.StatusNotModified)
 		return true
 	}

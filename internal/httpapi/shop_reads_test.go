@@ -62,19 +62,20 @@ func TestEachRepresentationOfAProductHasAnETagOfItsOwnAndIsNotSentTwice(t *testi
 	f := newFixture(t)
 	f.mustPut("/products/tee", aWorldlyProduct)
 	full := f.call("GET", "/products/tee", "").Body.String()
+	tag := func(suffix string) string { return suffixed(tagOf(1, full), suffix) }
 	for _, c := range []struct {
 		name, target, encoding, accept string
 		tag, wantEncoding, language    string
 		body                           string // how it begins
 	}{
-		{"full", "/products/tee", "", "de", `"v1"`, "", "", full},
-		{"full, gzip", "/products/tee", "gzip", "de", `"v1-gzip"`, "gzip", "", full},
-		{"full, zstd", "/products/tee", "gzip, zstd", "", `"v1-zstd"`, "zstd", "", full},
-		{"in German", "/products/tee?lang=de", "", "", `"v1-de"`, "", "de", `{"sku":"tee","language":"de","name":"T-Hemd","description":"Ein Hemd. `},
-		{"in German, zstd", "/products/tee?lang=de", "zstd", "", `"v1-de-zstd"`, "zstd", "de", `{"sku":"tee","language":"de","name":"T-Hemd","description":"Ein Hemd. `},
-		{"in the German of Austria", "/products/tee?lang=de-AT", "gzip", "", `"v1-de-gzip"`, "gzip", "de", `{"sku":"tee","language":"de",`},
-		{"by the header, as the parameter has nothing", "/products/tee?lang=ja", "", "fr, pt-BR;q=0.5", `"v1-pt-BR"`, "", "pt-BR, en", `{"sku":"tee","language":"pt-BR","name":"Camiseta","description":"A shirt. `},
-		{"English in the end", "/products/tee?lang=ja", "", "fr", `"v1-en"`, "", "en", `{"sku":"tee","language":"en","name":"Tee",`},
+		{"full", "/products/tee", "", "de", tagOf(1, full), "", "", full},
+		{"full, gzip", "/products/tee", "gzip", "de", tag("gzip"), "gzip", "", full},
+		{"full, zstd", "/products/tee", "gzip, zstd", "", tag("zstd"), "zstd", "", full},
+		{"in German", "/products/tee?lang=de", "", "", tag("de"), "", "de", `{"sku":"tee","language":"de","name":"T-Hemd","description":"Ein Hemd. `},
+		{"in German, zstd", "/products/tee?lang=de", "zstd", "", tag("de-zstd"), "zstd", "de", `{"sku":"tee","language":"de","name":"T-Hemd","description":"Ein Hemd. `},
+		{"in the German of Austria", "/products/tee?lang=de-AT", "gzip", "", tag("de-gzip"), "gzip", "de", `{"sku":"tee","language":"de",`},
+		{"by the header, as the parameter has nothing", "/products/tee?lang=ja", "", "fr, pt-BR;q=0.5", tag("pt-BR"), "", "pt-BR, en", `{"sku":"tee","language":"pt-BR","name":"Camiseta","description":"A shirt. `},
+		{"English in the end", "/products/tee?lang=ja", "", "fr", tag("en"), "", "en", `{"sku":"tee","language":"en","name":"Tee",`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			headers := []string{"Accept-Encoding", c.encoding, "Accept-Language", c.accept}
@@ -104,7 +105,7 @@ func TestEachRepresentationOfAProductHasAnETagOfItsOwnAndIsNotSentTwice(t *testi
 					}
 				}
 			}
-			for _, known := range []string{`"v2"`, `"v1-fr"`, `"v"`, `v1`, strings.Trim(c.tag, `"`), `"v1-gzip-de"`} {
+			for _, known := range []string{`"v1"`, `"v1-de"`, `"v1-00000000"`, tagOf(2, full), tag("fr"), `"v"`, `v1`, strings.Trim(c.tag, `"`), tag("gzip-de")} {
 				if w := f.call("GET", c.target, "", append(headers, "If-None-Match", known)...); w.Code != 200 {
 					t.Errorf("If-None-Match %s: %d", known, w.Code)
 				}
@@ -117,7 +118,7 @@ func TestSmallBodiesGoOutAsTheyAre(t *testing.T) {
 	f := newFixture(t)
 	f.mustPut("/products/tee", aProduct)
 	w := f.call("GET", "/products/tee", "", "Accept-Encoding", "gzip, zstd")
-	if w.Header().Get("Content-Encoding") != "" || w.Header().Get("ETag") != `"v1"` || !strings.HasPrefix(w.Header().Get("Vary"), "Accept-Encoding") {
+	if w.Header().Get("Content-Encoding") != "" || w.Header().Get("ETag") != tagOf(1, w.Body.String()) || !strings.HasPrefix(w.Header().Get("Vary"), "Accept-Encoding") {
 		t.Errorf("%v", w.Header())
 	}
 }
@@ -172,12 +173,17 @@ func TestWhatOthersMayKeepDependsOnTheCredential(t *testing.T) {
 func TestAVisitorLearnsNothingOfWhatIsNotOnSale(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.CatalogPublic = true })
 	f.mustPut("/products/off", off(aWorldlyProduct))
-	if w := f.call("GET", "/products/off", "", "Authorization", "Bearer buyer"); w.Code != 200 {
+	w := f.call("GET", "/products/off", "", "Authorization", "Bearer buyer")
+	if w.Code != 200 {
 		t.Fatalf("%d for a credential", w.Code)
 	}
-	f.call("GET", "/products/off?lang=de", "", "Accept-Encoding", "gzip") // so that all variants are there
+	full := w.Header().Get("ETag")
+	german := f.call("GET", "/products/off?lang=de", "", "Accept-Encoding", "gzip").Header().Get("ETag") // so that all variants are there
+	if german != suffixed(full, "de-gzip") {
+		t.Fatalf("%s, %s", full, german)
+	}
 	for _, target := range []string{"/products/off?tenant=demo", "/products/off?tenant=demo&lang=de", "/products/off?lang=de&tenant=demo"} {
-		for _, header := range [][2]string{{"If-None-Match", `"v1"`}, {"If-None-Match", "*"}, {"If-None-Match", `"v1-de-gzip"`}, {"If-Match", "*"}, {"If-Match", `"v1"`}, {"Range", "bytes=0-"}, {"X-A", "b"}} {
+		for _, header := range [][2]string{{"If-None-Match", full}, {"If-None-Match", "*"}, {"If-None-Match", german}, {"If-Match", "*"}, {"If-Match", full}, {"Range", "bytes=0-"}, {"X-A", "b"}} {
 			for _, method := range []string{"GET", "HEAD"} {
 				w := f.call(method, target, "", "Authorization", "", "Accept-Encoding", "gzip", header[0], header[1])
 				if w.Code != 404 || w.Header().Get("ETag") != "" {
@@ -198,17 +204,30 @@ func TestAVisitorLearnsNothingOfWhatIsNotOnSale(t *testing.T) {
 func TestAnotherTenantsProductIsNotThere(t *testing.T) {
 	f := newFixture(t)
 	f.mustPut("/products/tee", aWorldlyProduct)
-	for _, tag := range []string{"", `"v1"`, "*", `"v1-de"`} {
-		wantProblem(t, f.call("GET", "/products/tee", "", "Authorization", "Bearer other", "If-None-Match", tag), 404, "not-found")
+	targets := []string{"/products/tee", "/products/tee?lang=en", "/products"}
+	encodings := []string{"", "gzip", "zstd"}
+	for _, enc := range encodings {
+		for _, target := range targets[:2] {
+			tag := f.call("GET", target, "", "Accept-Encoding", enc).Header().Get("ETag")
+			for _, tag := range []string{"", "*", tag} {
+				wantProblem(t, f.call("GET", target, "", "Authorization", "Bearer other", "Accept-Encoding", enc, "If-None-Match", tag), 404, "not-found")
+			}
+		}
 	}
-	// With an equal version of its own it gets its own.
+	// With an equal version of its own it gets its own, and never a 304 for ours.
 	f.mustPut("/products/tee", strings.Replace(aWorldlyProduct, "Tee", "Theirs", 1), "Authorization", "Bearer other")
-	for _, target := range []string{"/products/tee", "/products/tee?lang=en", "/products"} {
-		for _, enc := range []string{"", "gzip"} {
+	for _, target := range targets {
+		for _, enc := range encodings {
 			ours := f.call("GET", target, "", "Accept-Encoding", enc)
 			theirs := f.call("GET", target, "", "Accept-Encoding", enc, "Authorization", "Bearer other")
 			if a, b := unpacked(t, ours), unpacked(t, theirs); strings.Contains(a, "Theirs") || !strings.Contains(b, "Theirs") {
 				t.Errorf("%s %s: ours %s theirs %s", target, enc, a, b)
+			}
+			for _, method := range []string{"GET", "HEAD"} {
+				w := f.call(method, target, "", "Accept-Encoding", enc, "Authorization", "Bearer other", "If-None-Match", ours.Header().Get("ETag"))
+				if w.Code != 200 || w.Header().Get("ETag") != theirs.Header().Get("ETag") {
+					t.Errorf("%s %s %s: %d %v for the ETag of another tenant", method, target, enc, w.Code, w.Header())
+				}
 			}
 		}
 	}
@@ -238,7 +257,7 @@ func TestAProductIsDeletedAndMadeAgainWithNoETagTwice(t *testing.T) {
 	if p := wantProblem(t, f.call("PUT", "/products/tee", aWorldlyProduct, "If-Match", `"v1"`), 412, "precondition-failed"); !strings.Contains(p.Detail, "no such product") {
 		t.Errorf("%q", p.Detail)
 	}
-	if w := f.call("PUT", "/products/tee", aWorldlyProduct, "If-None-Match", "*"); w.Code != 201 || w.Header().Get("ETag") != `"v3"` {
+	if w := f.call("PUT", "/products/tee", aWorldlyProduct, "If-None-Match", "*"); w.Code != 201 || w.Header().Get("ETag") != tagOf(3, w.Body.String()) {
 		t.Fatalf("%d %v", w.Code, w.Header())
 	}
 	for _, enc := range []string{"", "gzip"} {
@@ -256,14 +275,14 @@ func TestAChangeTakesAnyETagOfTheVersionThatItMeans(t *testing.T) {
 			f.mustPut("/products/tee", body)
 			continue
 		}
-		if w := f.call("PUT", "/products/tee", body, "If-Match", tag); w.Code != 200 || w.Header().Get("ETag") != etagOf(int64(n+1)) {
+		if w := f.call("PUT", "/products/tee", body, "If-Match", tag); w.Code != 200 || w.Header().Get("ETag") != tagOf(n+1, w.Body.String()) {
 			t.Errorf("%s: %d %s", tag, w.Code, w.Body)
 		}
 	}
 	for _, tag := range []string{`"v4-de"`, `"v6"`} {
 		wantProblem(t, f.call("PUT", "/products/tee", aProduct, "If-Match", tag), 412, "precondition-failed")
 	}
-	for _, tag := range []string{`"h-0123456789abcdef"`, `W/"v5"`, `"v5-de`, `"v5-d"e"`, `"v-5"`, `"v5", "v5-de"`, `v5-de`} {
+	for _, tag := range []string{`"h-0123456789abcdef"`, `W/"v5"`, `"v5-de`, `"v5-d"e"`, `"v-5"`, `v5-de`, `"v5-"`, `"v5", x`, `"v5", *`} {
 		wantProblem(t, f.call("PUT", "/products/tee", aProduct, "If-Match", tag), 400, "invalid-parameter")
 	}
 }
@@ -335,7 +354,7 @@ func TestReadsFromMemoryRefuseWhatTheyDoNotKnow(t *testing.T) {
 			t.Errorf("%s: %q, want %q", target, p.Detail, says)
 		}
 	}
-	if w := f.call("GET", "/products/tee?lang=", ""); w.Code != 200 || w.Header().Get("ETag") != `"v1"` {
+	if w := f.call("GET", "/products/tee?lang=", ""); w.Code != 200 || w.Header().Get("ETag") != tagOf(1, w.Body.String()) {
 		t.Errorf("an empty lang: %d %v", w.Code, w.Header())
 	}
 }
@@ -407,7 +426,7 @@ func TestVariantsAreMadeOnceAndStayWithinTheirBound(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			if w := f.call("GET", "/products/tee?lang=de", "", "Accept-Encoding", "zstd"); w.Header().Get("ETag") != `"v1-de-zstd"` {
+			if w := f.call("GET", "/products/tee?lang=de", "", "Accept-Encoding", "zstd"); !strings.HasSuffix(w.Header().Get("ETag"), `-de-zstd"`) {
 				t.Errorf("%v", w.Header())
 			}
 		})
@@ -449,21 +468,44 @@ func TestVariantsAreMadeOnceAndStayWithinTheirBound(t *testing.T) {
 func TestABodyThatWouldFillTheStoreIsNotCompressed(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.VariantBytes = 4 << 10 })
 	f.mustPut("/products/tee", strings.Replace(aWorldlyProduct, "A shirt. ", strings.Repeat("A shirt. ", 100), 1))
-	if w := f.call("GET", "/products/tee", "", "Accept-Encoding", "gzip"); w.Header().Get("Content-Encoding") != "" || w.Header().Get("ETag") != `"v1"` || w.Code != 200 {
+	if w := f.call("GET", "/products/tee", "", "Accept-Encoding", "gzip"); w.Header().Get("Content-Encoding") != "" || w.Header().Get("ETag") != tagOf(1, w.Body.String()) || w.Code != 200 {
 		t.Errorf("%d %v", w.Code, w.Header())
 	}
 }
 
-func TestALocalizedProductOfADatabaseThatWentBackIsNotTheOldOne(t *testing.T) {
+func TestAProductOfADatabaseThatWentBackIsNotTheOldOne(t *testing.T) {
 	f := newFixture(t)
+	targets := []string{"/products/tee", "/products/tee?lang=de", "/products/tee?lang=en"}
 	f.mustPut("/products/tee", aWorldlyProduct)
-	f.call("GET", "/products/tee?lang=de", "", "Accept-Encoding", "gzip")
+	before := map[string]string{}
+	for _, target := range targets {
+		for _, enc := range []string{"", "gzip", "zstd"} {
+			before[target+enc] = f.call("GET", target, "", "Accept-Encoding", enc).Header().Get("ETag")
+		}
+	}
 	// The same version once more, with another text, as after a restore of a backup.
 	f.catalog.products["demo/tee"] = catalog.Product{}
 	f.mustPut("/products/tee", strings.Replace(aWorldlyProduct, "T-Hemd", "Leibchen", 1))
-	w := f.call("GET", "/products/tee?lang=de", "", "Accept-Encoding", "gzip")
-	if text := unpacked(t, w); w.Header().Get("ETag") != `"v1-de-gzip"` || !strings.Contains(text, "Leibchen") {
-		t.Errorf("%v %s", w.Header(), text)
+	for _, target := range targets {
+		for _, enc := range []string{"", "gzip", "zstd"} {
+			w := f.call("GET", target, "", "Accept-Encoding", enc, "If-None-Match", before[target+enc])
+			if text := unpacked(t, w); w.Code != 200 || !strings.Contains(text, `"version":1`) || strings.Contains(text, "T-Hemd") || target == targets[1] && !strings.Contains(text, "Leibchen") {
+				t.Errorf("%s %s: %d %v %s", target, enc, w.Code, w.Header(), text)
+			}
+		}
+	}
+	// Nor is it changed for it.
+	now := f.call("GET", "/products/tee", "").Header().Get("ETag")
+	for _, tag := range before {
+		for _, method := range []string{"PUT", "DELETE"} {
+			w := f.call(method, "/products/tee", aWorldlyProduct, "If-Match", tag)
+			if p := wantProblem(t, w, 412, "precondition-failed"); w.Header().Get("ETag") != now || !strings.Contains(p.Detail, now) {
+				t.Errorf("%s: %v %q", tag, w.Header(), p.Detail)
+			}
+		}
+	}
+	if w := f.call("PUT", "/products/tee", aWorldlyProduct, "If-Match", suffixed(now, "de-zstd")); w.Code != 200 {
+		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
 
@@ -472,6 +514,9 @@ func TestReadsFromMemoryAllocateLittleBeyondNetHTTP(t *testing.T) {
 	for _, c := range someReads {
 		r := newReadReplay(t, c, token)
 		r.sendRead(t, h) // fills the pools
+		if want := map[bool]int{false: 200, true: 304}[strings.HasSuffix(c.name, "304")]; r.w.status != want {
+			t.Errorf("%s is answered %d", c.name, r.w.status)
+		}
 		most := 16.0
 		if raceEnabled {
 			most = 80 // pools forget at random then

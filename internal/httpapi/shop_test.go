@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/google/go-cmp/cmp"
 
 	"millrace/internal/audit"
@@ -19,28 +20,34 @@ import (
 
 const aProduct = `{"names":{"en":"Tee"},"price":{"amount":1999,"currency":"EUR"},"category":"clothing","attributes":{"size":"M"}}`
 
+// tagOf is the ETag of a version of a product that shows a body in all its languages.
+func tagOf(version int, body string) string {
+	return fmt.Sprintf(`"v%d-%08x"`, version, uint32(xxhash.Sum64String(strings.TrimSuffix(body, "\n"))))
+}
+
 func TestAProductIsCreatedReplacedAndShown(t *testing.T) {
 	f := newFixture(t)
 	w := f.call("PUT", "/products/tee", aProduct, "X-Request-Id", "r-1")
 	const want = `{"sku":"tee","names":{"en":"Tee"},"price":{"amount":1999,"currency":"EUR"},"category":"clothing","position":0,"attributes":{"size":"M"},` +
 		`"active":true,"version":1,"createdAt":"2026-11-22T08:30:00Z","updatedAt":"2026-11-22T08:30:00Z"}` + "\n"
-	if diff := cmp.Diff(want, w.Body.String()); w.Code != 201 || w.Header().Get("ETag") != `"v1"` || diff != "" {
+	if diff := cmp.Diff(want, w.Body.String()); w.Code != 201 || w.Header().Get("ETag") != tagOf(1, want) || diff != "" {
 		t.Errorf("%d %v %s", w.Code, w.Header(), diff)
 	}
 	if f.catalog.actor != (audit.Actor{Subject: "ops", Method: auth.MethodJWT, RequestID: "r-1"}) {
 		t.Errorf("actor %+v", f.catalog.actor)
 	}
-	if w := f.call("PUT", "/products/tee", aProduct); w.Code != 200 || w.Header().Get("ETag") != `"v1"` {
+	if w := f.call("PUT", "/products/tee", aProduct); w.Code != 200 || w.Header().Get("ETag") != tagOf(1, want) {
 		t.Errorf("the same again: %d %v", w.Code, w.Header())
 	}
-	if w := f.call("PUT", "/products/tee", strings.Replace(aProduct, `"category"`, `"active":false,"category"`, 1)); w.Code != 200 || w.Header().Get("ETag") != `"v2"` {
+	if w := f.call("PUT", "/products/tee", strings.Replace(aProduct, `"category"`, `"active":false,"category"`, 1)); w.Code != 200 || w.Header().Get("ETag") != tagOf(2, w.Body.String()) {
 		t.Errorf("another: %d %v", w.Code, w.Header())
 	}
 	w = f.call("GET", "/products/tee", "", "Authorization", "Bearer no scope")
-	if w.Code != 200 || w.Header().Get("ETag") != `"v2"` || w.Header().Get("Cache-Control") != noCache || !strings.Contains(w.Body.String(), `"active":false`) {
+	if w.Code != 200 || w.Header().Get("ETag") != tagOf(2, w.Body.String()) || w.Header().Get("Cache-Control") != noCache || !strings.Contains(w.Body.String(), `"active":false`) {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
-	if w := f.call("GET", "/products/tee", "", "If-None-Match", `"v2"`); w.Code != 304 || w.Body.Len() != 0 || w.Header().Get("ETag") != `"v2"` {
+	tag := w.Header().Get("ETag")
+	if w := f.call("GET", "/products/tee", "", "If-None-Match", tag); w.Code != 304 || w.Body.Len() != 0 || w.Header().Get("ETag") != tag {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
 	wantProblem(t, f.call("GET", "/products/none", ""), 404, "not-found")
@@ -54,19 +61,20 @@ func TestAProductIsReplacedOnlyInTheVersionThatIsMeant(t *testing.T) {
 	if w := f.call("PUT", "/products/tee", aProduct, "If-None-Match", "*"); w.Code != 201 {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
+	first := f.call("GET", "/products/tee", "").Header().Get("ETag")
 	w := f.call("PUT", "/products/tee", aProduct, "If-None-Match", "*")
-	if p := wantProblem(t, w, 412, "precondition-failed"); w.Header().Get("ETag") != `"v1"` || !strings.Contains(p.Detail, `"v1"`) {
+	if p := wantProblem(t, w, 412, "precondition-failed"); w.Header().Get("ETag") != first || !strings.Contains(p.Detail, first) {
 		t.Errorf("%v %q", w.Header(), p.Detail)
 	}
 	dearer := strings.Replace(aProduct, "1999", "2999", 1)
-	if w := f.call("PUT", "/products/tee", dearer, "If-Match", `"v1"`); w.Code != 200 || w.Header().Get("ETag") != `"v2"` {
+	if w := f.call("PUT", "/products/tee", dearer, "If-Match", `"v1"`); w.Code != 200 || w.Header().Get("ETag") != tagOf(2, w.Body.String()) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	w = f.call("PUT", "/products/tee", aProduct, "If-Match", `"v1"`)
-	if wantProblem(t, w, 412, "precondition-failed"); w.Header().Get("ETag") != `"v2"` {
+	if wantProblem(t, w, 412, "precondition-failed"); w.Header().Get("ETag") != f.call("GET", "/products/tee", "").Header().Get("ETag") {
 		t.Errorf("%v", w.Header())
 	}
-	if w := f.call("PUT", "/products/tee", aProduct, "If-Match", "*"); w.Code != 200 || w.Header().Get("ETag") != `"v3"` {
+	if w := f.call("PUT", "/products/tee", aProduct, "If-Match", "*"); w.Code != 200 || w.Header().Get("ETag") != tagOf(3, w.Body.String()) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	for name, value := range map[string]string{"If-Match": "v1", "If-None-Match": `"v1"`} {
@@ -166,26 +174,26 @@ func TestStockIsSetOnlyInTheVersionThatWasSeen(t *testing.T) {
 	f := newFixture(t)
 	w := f.call("PUT", "/stock/tee", `{"onHand":100}`, "X-Request-Id", "r-1")
 	const want = `{"sku":"tee","onHand":100,"reserved":0,"available":100,"version":1,"updatedAt":"2026-11-22T08:30:00Z"}` + "\n"
-	if w.Code != 201 || w.Header().Get("ETag") != `"v1"` || w.Body.String() != want {
+	if w.Code != 201 || w.Header().Get("ETag") != tenantTag("demo", 1) || w.Body.String() != want {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
 	if f.stock.actor != (audit.Actor{Subject: "ops", Method: auth.MethodJWT, RequestID: "r-1"}) {
 		t.Errorf("actor %+v", f.stock.actor)
 	}
 	w = f.call("PUT", "/stock/tee", `{"onHand":90}`)
-	if p := wantProblem(t, w, 428, "precondition-required"); w.Header().Get("ETag") != `"v1"` || !strings.Contains(p.Detail, `"v1"`) {
+	if p := wantProblem(t, w, 428, "precondition-required"); w.Header().Get("ETag") != tenantTag("demo", 1) || !strings.Contains(p.Detail, tenantTag("demo", 1)) {
 		t.Errorf("%v %q", w.Header(), p.Detail)
 	}
 	w = f.call("PUT", "/stock/tee", `{"onHand":90}`, "If-None-Match", "*")
-	if wantProblem(t, w, 412, "precondition-failed"); w.Header().Get("ETag") != `"v1"` {
+	if wantProblem(t, w, 412, "precondition-failed"); w.Header().Get("ETag") != tenantTag("demo", 1) {
 		t.Errorf("%v", w.Header())
 	}
 	wantProblem(t, f.call("PUT", "/stock/tee", `{"onHand":90}`, "If-Match", `*`), 400, "invalid-parameter")
-	if w := f.call("PUT", "/stock/tee", `{"onHand":90}`, "If-Match", `"v1"`); w.Code != 200 || w.Header().Get("ETag") != `"v2"` {
+	if w := f.call("PUT", "/stock/tee", `{"onHand":90}`, "If-Match", `"v1"`); w.Code != 200 || w.Header().Get("ETag") != tenantTag("demo", 2) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	w = f.call("PUT", "/stock/tee", `{"onHand":80}`, "If-Match", `"v1"`)
-	if wantProblem(t, w, 412, "precondition-failed"); w.Header().Get("ETag") != `"v2"` {
+	if wantProblem(t, w, 412, "precondition-failed"); w.Header().Get("ETag") != tenantTag("demo", 2) {
 		t.Errorf("%v", w.Header())
 	}
 	p := wantProblem(t, f.call("PUT", "/stock/none", `{"onHand":80}`, "If-Match", `"v1"`), 412, "precondition-failed")
@@ -207,7 +215,7 @@ func TestStockIsAdjustedOnceForAKey(t *testing.T) {
 	f := newFixture(t)
 	wantProblem(t, f.call("POST", "/stock/tee/adjustments", `{"delta":5,"reason":"in"}`), 400, "idempotency-key-missing")
 	w := f.call("POST", "/stock/tee/adjustments", `{"delta":5,"reason":"in"}`, "Idempotency-Key", "k")
-	if w.Code != 200 || w.Header().Get("ETag") != `"v1"` || w.Header().Get("Idempotent-Replayed") != "" || !strings.Contains(w.Body.String(), `"onHand":5`) {
+	if w.Code != 200 || w.Header().Get("ETag") != tenantTag("demo", 1) || w.Header().Get("Idempotent-Replayed") != "" || !strings.Contains(w.Body.String(), `"onHand":5`) {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
 	w = f.call("POST", "/stock/tee/adjustments", `{"delta":5,"reason":"in"}`, "Idempotency-Key", "k")
@@ -223,10 +231,10 @@ func TestStockIsShownToThoseWhoKeepIt(t *testing.T) {
 	f := newFixture(t)
 	f.stock.put("tee", 10, 3)
 	w := f.call("GET", "/stock/tee", "", "Authorization", "Bearer merchant")
-	if w.Code != 200 || w.Header().Get("ETag") != `"v1"` || !strings.Contains(w.Body.String(), `"onHand":10,"reserved":3,"available":7,"version":1`) {
+	if w.Code != 200 || w.Header().Get("ETag") != tenantTag("demo", 1) || !strings.Contains(w.Body.String(), `"onHand":10,"reserved":3,"available":7,"version":1`) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	if w := f.call("GET", "/stock/tee", "", "If-None-Match", `"v1"`); w.Code != 304 || w.Body.Len() != 0 {
+	if w := f.call("GET", "/stock/tee", "", "If-None-Match", tenantTag("demo", 1)); w.Code != 304 || w.Body.Len() != 0 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	if w := f.call("GET", "/stock", "", "Authorization", "Bearer merchant"); w.Code != 200 || !strings.HasPrefix(w.Body.String(), `{"stock":[{"sku":"tee"`) {
@@ -244,7 +252,7 @@ func TestAWebhookEndpointShowsItsSecretOnce(t *testing.T) {
 	w := f.call("PUT", "/webhook-endpoints/wh", body, "X-Request-Id", "r-1")
 	const want = `{"id":"wh","url":"https://a.example/hook","events":["order.paid","order.cancelled"],"enabled":true,"oldSecretUntil":"2026-11-22T08:30:00Z","version":1,` +
 		`"createdAt":"2026-11-22T08:30:00Z","updatedAt":"2026-11-22T08:30:00Z"`
-	if w.Code != 201 || w.Header().Get("ETag") != `"v1"` || w.Body.String() != want+`,"secret":"whsec_new"}`+"\n" {
+	if w.Code != 201 || w.Header().Get("ETag") != tenantTag("demo", 1) || w.Body.String() != want+`,"secret":"whsec_new"}`+"\n" {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
 	if f.endpoints.actor != (audit.Actor{Subject: "ops", Method: auth.MethodJWT, RequestID: "r-1"}) {

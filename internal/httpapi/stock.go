@@ -18,7 +18,7 @@ type stockLevel struct {
 	OnHand    int64     `json:"onHand" doc:"What the merchant counts." example:"100"`
 	Reserved  int64     `json:"reserved" doc:"What of that is promised to orders that have not shipped." example:"3"`
 	Available int64     `json:"available" doc:"What can still be ordered." example:"97"`
-	Version   int64     `json:"version" doc:"Rises with every change, orders included; the ETag is \"v\" and it." example:"12"`
+	Version   int64     `json:"version" doc:"Rises with every change, orders included." example:"12"`
 	UpdatedAt time.Time `json:"updatedAt" example:"2026-11-22T08:30:00Z"`
 }
 
@@ -44,7 +44,7 @@ type (
 	setStockInput struct {
 		SKU string `path:"sku" maxLength:"64" doc:"The product's SKU: A-Z a-z 0-9 . _ -" example:"tee-black-m"`
 		params
-		IfMatch     string `header:"If-Match" doc:"The ETag of the version that you saw." example:"\"v2\""`
+		IfMatch     string `header:"If-Match" doc:"The ETag of the version that you saw." example:"\"v2-1f3a9c2e\""`
 		IfNoneMatch string `header:"If-None-Match" doc:"* creates and never replaces." example:"*"`
 		Body        stockRequest
 	}
@@ -57,7 +57,7 @@ type (
 	getStockInput struct {
 		SKU string `path:"sku" maxLength:"64" doc:"The product's SKU: A-Z a-z 0-9 . _ -" example:"tee-black-m"`
 		params
-		IfNoneMatch string `header:"If-None-Match" doc:"The ETag of the last answer." example:"\"v12\""`
+		IfNoneMatch string `header:"If-None-Match" doc:"The ETag of the last answer." example:"\"v12-1f3a9c2e\""`
 	}
 	stockInput  struct{ params }
 	levelOutput struct {
@@ -95,31 +95,38 @@ func (sf *surface) registerStock() {
 	}, stockReaders, s.listStock)
 }
 
-func showLevelAs(status int, l *inventory.Level) *levelOutput {
-	return &levelOutput{Status: status, ETag: etagOf(l.Version), CacheControl: noCache, Body: showLevel(l)}
+func showLevelAs(status int, tenantID string, l *inventory.Level) *levelOutput {
+	return &levelOutput{Status: status, ETag: tenantTag(tenantID, l.Version), CacheControl: noCache, Body: showLevel(l)}
 }
 
 func (s *Server) setStock(ctx context.Context, in *setStockInput) (*levelOutput, error) {
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	pre, err := readPrecondition(in.IfMatch, in.IfNoneMatch)
+	pre, err := in.precondition()
 	if err != nil {
 		return nil, err
 	}
-	if pre.given && !pre.absent && pre.version == 0 {
+	if pre.anything() {
 		return nil, invalidHeader("If-Match", "* would overwrite what others have changed; send the ETag of the version you saw")
 	}
 	tenant := principalFrom(ctx).TenantID
-	level, err := s.o.Stock.Set(ctx, inventory.Set{TenantID: tenant, SKU: in.SKU, OnHand: in.Body.OnHand, IfVersion: pre.version, Actor: actorFrom(ctx)})
+	version, err := pre.version("the stock", tenant, func() (int64, error) {
+		level, err := s.o.Stock.Get(ctx, tenant, in.SKU)
+		return level.Version, err
+	})
+	var level inventory.Level
+	if err == nil {
+		level, err = s.o.Stock.Set(ctx, inventory.Set{TenantID: tenant, SKU: in.SKU, OnHand: in.Body.OnHand, IfVersion: version, Actor: actorFrom(ctx)})
+	}
 	if err != nil {
 		return nil, s.stockChanged(ctx, tenant, in.SKU, pre, err)
 	}
 	status := http.StatusOK
-	if pre.version == 0 {
+	if version == 0 {
 		status = http.StatusCreated
 	}
-	return showLevelAs(status, &level), nil
+	return showLevelAs(status, tenant, &level), nil
 }
 
 // stockChanged makes of an error that is about the version one that tells which
@@ -135,10 +142,10 @@ func (s *Server) stockChanged(ctx context.Context, tenant, sku string, pre preco
 	case getErr != nil:
 		return getErr
 	case pre.given:
-		return staleVersion("the stock", level.Version)
+		return staleVersion("the stock", tenantTag(tenant, level.Version))
 	}
-	return newProblem(slugPreconditionRequired, "stock is kept for that SKU already, at "+etagOf(level.Version)+"; send that in If-Match if it is what you want to change, or make an adjustment").
-		with("ETag", etagOf(level.Version))
+	return newProblem(slugPreconditionRequired, "stock is kept for that SKU already, at "+tenantTag(tenant, level.Version)+"; send that in If-Match if it is what you want to change, or make an adjustment").
+		with("ETag", tenantTag(tenant, level.Version))
 }
 
 func (s *Server) adjustStock(ctx context.Context, in *adjustStockInput) (*levelOutput, error) {
@@ -149,12 +156,13 @@ func (s *Server) adjustStock(ctx context.Context, in *adjustStockInput) (*levelO
 	if refused != nil {
 		return nil, refused
 	}
-	level, again, err := s.o.Stock.Adjust(ctx, inventory.Adjustment{TenantID: principalFrom(ctx).TenantID, SKU: in.SKU, Delta: in.Body.Delta,
+	tenant := principalFrom(ctx).TenantID
+	level, again, err := s.o.Stock.Adjust(ctx, inventory.Adjustment{TenantID: tenant, SKU: in.SKU, Delta: in.Body.Delta,
 		Reason: in.Body.Reason, Key: key, Actor: actorFrom(ctx)})
 	if err != nil {
 		return nil, err
 	}
-	out := showLevelAs(http.StatusOK, &level)
+	out := showLevelAs(http.StatusOK, tenant, &level)
 	out.Replayed = replayed(again)
 	return out, nil
 }
@@ -163,14 +171,16 @@ func (s *Server) getStock(ctx context.Context, in *getStockInput) (*levelOutput,
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	level, err := s.o.Stock.Get(ctx, principalFrom(ctx).TenantID, in.SKU)
+	tenant := principalFrom(ctx).TenantID
+	level, err := s.o.Stock.Get(ctx, tenant, in.SKU)
 	if err != nil {
 		return nil, err
 	}
-	if in.IfNoneMatch != "" && matches(in.IfNoneMatch, level.Version) {
-		return &levelOutput{Status: http.StatusNotModified, ETag: etagOf(level.Version), CacheControl: noCache}, nil
+	out := showLevelAs(http.StatusOK, tenant, &level)
+	if matches(in.header["If-None-Match"], out.ETag) {
+		return &levelOutput{Status: http.StatusNotModified, ETag: out.ETag, CacheControl: noCache}, nil
 	}
-	return showLevelAs(http.StatusOK, &level), nil
+	return out, nil
 }
 
 func (s *Server) listStock(ctx context.Context, in *stockInput) (*stockPageOutput, error) {

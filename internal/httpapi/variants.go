@@ -5,13 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/maypok86/otter/v2"
 
+	"millrace/internal/catalog"
 	"millrace/internal/place"
 )
 
@@ -155,7 +155,8 @@ func (v *variants) compress(body []byte, enc encoding) ([]byte, error) {
 
 // localized returns the product that a body shows in the language that is wanted
 // most, and that language. asked is as of preference.choose.
-func (v *variants) localized(of []byte, p *preference) (d *document, language string, asked bool, err error) {
+func (v *variants) localized(it *catalog.Item, p *preference) (d *document, language string, asked bool, err error) {
+	of := it.Body
 	all, err := v.get(variantKey{of: &of[0], parsed: true}, of, func() (*variant, error) {
 		view := new(productView)
 		if err := json.Unmarshal(of, view); err != nil {
@@ -169,7 +170,7 @@ func (v *variants) localized(of []byte, p *preference) (d *document, language st
 	view := all.product
 	language, asked = p.choose(view.Names)
 	made, err := v.get(variantKey{of: &of[0], language: language}, of, func() (*variant, error) {
-		return &variant{document: localize(view, language)}, nil
+		return &variant{document: localize(view, language, it.Sum)}, nil
 	})
 	if err != nil {
 		return nil, "", false, err
@@ -178,9 +179,9 @@ func (v *variants) localized(of []byte, p *preference) (d *document, language st
 }
 
 // localize makes the document of a product in a language that it has a name in. Of its
-// descriptions it takes the one nearest to it; that depends on the language alone, so
-// that one ETag never names two texts.
-func localize(v *productView, language string) document {
+// descriptions it takes the one nearest to it; that depends on the language alone, and
+// sum is that of the whole product, so that one ETag never names two texts.
+func localize(v *productView, language string, sum uint64) document {
 	shown := []string{language}
 	b := append(make([]byte, 0, 512+len(v.Attributes)), `{"sku":`...)
 	b = appendString(b, v.SKU)
@@ -196,18 +197,5 @@ func localize(v *productView, language string) document {
 			shown[0] += ", " + of
 		}
 	}
-	return document{body: appendProductRest(b, v), tag: suffixed(etagOf(v.Version), language), language: shown}
-}
-
-// suffixed adds what tells a representation from others to an ETag: "v7" and de make
-// "v7-de".
-func suffixed(tag, suffix string) string { return tag[:len(tag)-1] + "-" + suffix + `"` }
-
-// placeTag is the ETag of a place in a language.
-func placeTag(version int64, language string) string {
-	var room [48]byte
-	b := append(room[:0], `"v`...)
-	b = strconv.AppendInt(b, version, 10)
-	b = append(append(append(b, '-'), language...), '"')
-	return string(b)
+	return document{body: appendProductRest(b, v), tag: contentTag(v.Version, sum, language), language: shown}
 }

@@ -94,7 +94,7 @@ type (
 	putEndpointInput struct {
 		ID string `path:"id" maxLength:"64" doc:"Your name for the endpoint: A-Z a-z 0-9 . _ -" example:"warehouse"`
 		params
-		IfMatch     string `header:"If-Match" doc:"The ETag of the version that you saw." example:"\"v2\""`
+		IfMatch     string `header:"If-Match" doc:"The ETag of the version that you saw." example:"\"v2-1f3a9c2e\""`
 		IfNoneMatch string `header:"If-None-Match" doc:"* creates and never replaces." example:"*"`
 		Body        endpointRequest
 	}
@@ -135,23 +135,27 @@ func (s *Server) putEndpoint(ctx context.Context, in *putEndpointInput) (*endpoi
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	pre, err := readPrecondition(in.IfMatch, in.IfNoneMatch)
+	pre, err := in.precondition()
 	if err != nil {
 		return nil, err
 	}
-	tenant, version := principalFrom(ctx).TenantID, pre.version
-	switch {
-	case pre.absent:
-		version = -1
-	case pre.given && version == 0:
+	tenant := principalFrom(ctx).TenantID
+	stands := func() (int64, error) {
 		e, err := s.o.Endpoints.Endpoint(ctx, tenant, in.ID)
 		if errors.Is(err, fulfilment.ErrNotFound) {
-			return nil, newProblem(slugPreconditionFailed, "there is no such endpoint, and If-Match asks for one; leave If-Match out to create it")
+			err = newProblem(slugPreconditionFailed, "there is no such endpoint, and If-Match asks for one; leave If-Match out to create it")
 		}
-		if err != nil {
-			return nil, err
-		}
-		version = e.Version
+		return e.Version, err
+	}
+	version := int64(-1) // there must be none
+	switch {
+	case pre.anything():
+		version, err = stands()
+	case !pre.absent:
+		version, err = pre.version("the endpoint", tenant, stands)
+	}
+	if err != nil {
+		return nil, err
 	}
 	b := &in.Body
 	result, err := s.o.Endpoints.PutEndpoint(ctx, tenant, in.ID, fulfilment.EndpointRequest{URL: b.URL, Events: b.Events, Secret: b.Secret,
@@ -159,7 +163,7 @@ func (s *Server) putEndpoint(ctx context.Context, in *putEndpointInput) (*endpoi
 	if err != nil {
 		return nil, err
 	}
-	out := &endpointOutput{Status: http.StatusOK, ETag: etagOf(result.Endpoint.Version), Body: showEndpoint(&result.Endpoint)}
+	out := &endpointOutput{Status: http.StatusOK, ETag: tenantTag(tenant, result.Endpoint.Version), Body: showEndpoint(&result.Endpoint)}
 	if result.Created {
 		out.Status = http.StatusCreated
 	}
@@ -186,11 +190,12 @@ func (s *Server) getEndpoint(ctx context.Context, in *endpointInput) (*endpointO
 	if err := in.reader().err(); err != nil {
 		return nil, err
 	}
-	e, err := s.o.Endpoints.Endpoint(ctx, principalFrom(ctx).TenantID, in.ID)
+	tenant := principalFrom(ctx).TenantID
+	e, err := s.o.Endpoints.Endpoint(ctx, tenant, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &endpointOutput{Status: http.StatusOK, ETag: etagOf(e.Version), Body: showEndpoint(&e)}, nil
+	return &endpointOutput{Status: http.StatusOK, ETag: tenantTag(tenant, e.Version), Body: showEndpoint(&e)}, nil
 }
 
 func (s *Server) deleteEndpoint(ctx context.Context, in *endpointInput) (*noContentOutput, error) {
