@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"millrace/internal/auth"
@@ -68,7 +69,9 @@ func (c *core) openIndexes() (err error) {
 		Name: "catalog", Source: c.db.Catalog(), Peers: c.peers("catalog"), Instance: c.instance,
 		Load: r.catalog.Load, Apply: r.catalog.Apply,
 		Change: func(p *catalog.Product) int64 { return p.Change }, At: func(p *catalog.Product) time.Time { return p.UpdatedAt },
-		PollEvery: c.cfg.Reads.PollEvery, Metrics: metrics, Logger: c.logger,
+		Unreadable: func(p *catalog.Product) bool { return p.Unreadable },
+		Called:     func(p *catalog.Product) string { return "product " + p.SKU + " of tenant " + p.TenantID },
+		PollEvery:  c.cfg.Reads.PollEvery, Metrics: metrics, Logger: c.logger,
 	})
 	if err != nil {
 		return err
@@ -77,7 +80,9 @@ func (c *core) openIndexes() (err error) {
 		Name: "places", Source: c.db.Places(), Peers: c.peers("places"), Instance: c.instance,
 		Load: r.places.Load, Apply: r.places.Apply,
 		Change: func(p *place.Place) int64 { return p.Change }, At: func(p *place.Place) time.Time { return p.UpdatedAt },
-		PollEvery: c.cfg.Reads.PollEvery, Metrics: metrics, Logger: c.logger,
+		Unreadable: func(p *place.Place) bool { return p.Unreadable },
+		Called:     func(p *place.Place) string { return "place " + strconv.FormatInt(p.ID, 10) },
+		PollEvery:  c.cfg.Reads.PollEvery, Metrics: metrics, Logger: c.logger,
 	})
 	r.followers = []follower{r.followCatalog, r.followPlaces}
 	return err

@@ -54,6 +54,10 @@ type Product struct {
 	// Deleted says that the product is gone. What is left is a tombstone: tenant, SKU,
 	// version, change and times. Only a Put and a Feed have them.
 	Deleted bool
+	// Unreadable says that the names or descriptions in the store are not what a Put
+	// writes: somebody else has written them. The rest is as it stands. Nobody is shown
+	// such a product; to put it again mends it. Only a Put and a Feed have them.
+	Unreadable bool
 	// Change is the version of the tenant's catalogue that brought this product's
 	// version: see Feed.
 	Change int64
@@ -151,7 +155,7 @@ type Feed interface {
 	// Load calls each with all products of all tenants, tombstones included, in pages
 	// of a few thousand. A page is the callee's to keep. Of a product that is changed
 	// meanwhile it has one of the two states. An error of each ends it and is
-	// returned.
+	// returned. A product that cannot be read is there as Unreadable.
 	Load(ctx context.Context, each func([]Product) error) error
 	// Changes returns the products of a tenant, tombstones included, whose Change is
 	// more than after, in the order of Change and in one consistent view: whatever has

@@ -97,6 +97,25 @@ func pagesOf(t *testing.T, s products, q Query) (pages [][]*Item) {
 	}
 }
 
+func TestAProductThatCannotBeReadIsShownToNobody(t *testing.T) {
+	s := newProducts(t, newShop(), true)
+	p := named("a", "one")
+	p.Slug = "a"
+	p.TenantID = "demo"
+	p = s.put(p).Product
+	bad := p
+	bad.Unreadable, bad.Names, bad.Version, bad.Change = true, nil, 2, 2
+	s.index.Apply([]Product{bad})
+	if it := s.index.get("demo", "a"); it != nil || s.index.bySlug("demo", "a") != nil || len(pagesOf(t, s, Query{TenantID: "demo", Inactive: true, Limit: 9})[0]) > 0 {
+		t.Errorf("it is shown: %+v", it)
+	}
+	p.Version, p.Change = 3, 3
+	s.index.Apply([]Product{p})
+	if it := s.index.get("demo", "a"); it == nil || s.index.bySlug("demo", "a") != it {
+		t.Error("put again it is not shown")
+	}
+}
+
 func TestAListEndsWhereItsPageIsLargeAndGoesOnThere(t *testing.T) {
 	x := NewIndex(func(p *Product) []byte { return make([]byte, 3<<20) })
 	var list []Product

@@ -15,7 +15,8 @@ import (
 type Item struct {
 	TenantID, SKU, Slug, Category string
 	Position, Version, Change     int64
-	Active, Deleted               bool
+	Active                        bool
+	Deleted                       bool // or cannot be read: nobody is shown it
 	// Body is the JSON of the full view without a newline; empty if the product is
 	// deleted, or if nobody said how it is rendered.
 	Body []byte
@@ -36,9 +37,9 @@ func newItem(p *Product, render Render) *Item {
 	own := strings.Clone(p.SKU + p.Slug)
 	it := &Item{
 		TenantID: unique.Make(p.TenantID).Value(), SKU: own[:len(p.SKU)], Slug: own[len(p.SKU):], Category: unique.Make(p.Category).Value(),
-		Position: p.Position, Version: p.Version, Change: p.Change, Active: p.Active, Deleted: p.Deleted, UpdatedAt: p.UpdatedAt,
+		Position: p.Position, Version: p.Version, Change: p.Change, Active: p.Active, Deleted: p.Deleted || p.Unreadable, UpdatedAt: p.UpdatedAt,
 	}
-	if render == nil || p.Deleted {
+	if render == nil || it.Deleted {
 		return it
 	}
 	it.Body = render(p)

@@ -327,6 +327,7 @@ func start(t *testing.T, name string, db *database, peers Peers, change func(*Op
 	i := &instance{t: t, db: db, index: &memory{rows: map[string]row{}}, log: &journal{}, registry: prometheus.NewRegistry(), done: make(chan error, 1)}
 	o := Options[row]{
 		Name: "test", Source: db, Peers: peers, Instance: name, Load: i.index.load, Apply: i.index.apply,
+		Unreadable: func(r *row) bool { return r.Value == "unreadable" }, Called: func(r *row) string { return r.Scope + "/" + r.Key },
 		Change: func(r *row) int64 { return r.Change }, At: func(r *row) time.Time { return r.At },
 		Metrics: NewMetrics(i.registry), Logger: slog.New(slog.NewTextHandler(i.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}

@@ -208,6 +208,40 @@ func TestAPanicDuringTheLoadIsAFailedLoad(t *testing.T) {
 	})
 }
 
+func TestARowThatCannotBeReadIsToldOfUntilItIsWrittenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := newDatabase()
+		db.write("demo", "a=1", "b=unreadable")
+		db.write("other", "a=unreadable")
+		a := start(t, "a", db, nil, nil)
+		defer a.end()
+		want := func(rows float64, named string) {
+			t.Helper()
+			a.mustEqualDatabase()
+			if got := a.metric("failed_rows"); got != rows || a.Since() != 0 || strings.Count(a.log.String(), "put them again") != strings.Count(a.log.String(), named) || !strings.Contains(a.log.String(), named) {
+				t.Errorf("%v rows failed, since %v, want %v, none, and to be told of %s:\n%s", got, a.Since(), rows, named, a.log)
+			}
+		}
+		pass(10 * time.Second)
+		want(2, `rows=2 first="[demo/b other/a]"`)
+		*a.log = journal{}
+		db.write("demo", "c=unreadable", "d=1")
+		pass(10 * time.Second)
+		want(3, `rows=1 first=[demo/c]`)
+		db.write("demo", "b=1")
+		db.write("demo", "c=1")
+		pass(10 * time.Second)
+		if got := a.metric("failed_rows"); got != 1 || strings.Count(a.log.String(), "rows that could not be read can be") == 0 {
+			t.Errorf("%v rows failed, want the one that was not written again:\n%s", got, a.log)
+		}
+		db.restore(newDatabase()) // without it
+		pass(time.Minute)
+		if got := a.metric("failed_rows"); got != 0 {
+			t.Errorf("%v rows of a database that is no more failed", got)
+		}
+	})
+}
+
 func TestADatabaseThatWentBackIsLoadedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db, net := newDatabase(), newNetwork()

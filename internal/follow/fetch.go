@@ -11,6 +11,7 @@ import (
 type job struct {
 	scope               string
 	after, polled, told int64 // the scope's mark and what was known when it began
+	unreadable          bool  // some rows are
 }
 
 // result is what became of a job.
@@ -21,6 +22,9 @@ type result[R any] struct {
 	failed  []R   // rows that could not be applied
 	problem error // why the first of them could not
 	err     error // why there was nothing to apply
+	// unreadable are the names of rows that are, readable of those that are not, if there
+	// were unreadable ones before.
+	unreadable, readable []string
 }
 
 // fetchNext starts reading scopes that are behind, as many as may be read at once.
@@ -30,7 +34,7 @@ func (r *run[R]) fetchNext(ctx context.Context) {
 		if !ok {
 			return
 		}
-		j := job{scope: name, after: s.mark, polled: s.polled, told: s.told}
+		j := job{scope: name, after: s.mark, polled: s.polled, told: s.told, unreadable: r.unreadable.len() > 0}
 		r.fetching++
 		r.work.Go(func() { r.results <- r.fetch(ctx, j) })
 	}
@@ -57,6 +61,10 @@ func (f *Follower[R]) fetch(ctx context.Context, j job) result[R] {
 		return res
 	}
 	res.failed, res.problem = f.apply(rows)
+	res.unreadable = f.namesOf(rows, true)
+	if j.unreadable {
+		res.readable = f.namesOf(rows, false)
+	}
 	if f.o.At != nil && res.problem == nil {
 		f.measure(rows, j.told)
 	}
@@ -111,8 +119,18 @@ func (r *run[R]) fetched(res result[R]) {
 			"scope", res.scope, "rows", len(res.failed), "change", r.o.Change(&res.failed[0]), "error", res.problem)
 		r.setFailed(append(r.failed, res.failed...))
 	}
+	r.noteUnreadable(res)
 	r.board.done(res.scope, res.last, res.polled, res.told, res.more)
 	r.noteComplete()
+}
+
+// noteUnreadable notes which of the rows can be read.
+func (r *run[R]) noteUnreadable(res result[R]) {
+	if mended := r.unreadable.remove(res.readable...); len(mended) > 0 {
+		r.log.Info("rows that could not be read can be", "rows", len(mended), "first", mended[:min(len(mended), namedInLog)])
+	}
+	r.logUnreadable(r.unreadable.add(res.unreadable...))
+	r.setFailed(r.failed)
 }
 
 // retryFailed applies again what could not be applied. A newer change may have made
@@ -133,7 +151,7 @@ func (r *run[R]) setFailed(rows []R) {
 		rows, r.lost = rows[:maxFailedRows], true
 	}
 	r.failed = rows
-	r.metrics.failedRows.Set(float64(len(rows)))
+	r.metrics.failedRows.Set(float64(len(rows) + r.unreadable.len()))
 }
 
 // staleAfter is from when on an index counts as out of date: two polls were missed.

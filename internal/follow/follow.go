@@ -25,7 +25,9 @@
 // Failure: a database that is away is asked again at every poll; Since says how long
 // the index may lack changes. A row whose Apply panics is told of in the log, tried
 // again at every poll, and keeps Since growing until it succeeds; the other rows are
-// applied.
+// applied. A row that the source cannot read is told of in the log and counted as
+// failed until somebody has written it again; the index lacks nothing that could be
+// shown.
 package follow
 
 import (
@@ -104,6 +106,12 @@ type Options[R any] struct {
 	// At is when the row was written, for the lag; nil: the lag is not measured.
 	At func(*R) time.Time
 
+	// Unreadable says of a row that the source could not read what is in it; the index
+	// shows nobody such a row. Called names a row for the log: "product X of tenant Y".
+	// Nil: there are no such rows.
+	Unreadable func(*R) bool
+	Called     func(*R) string
+
 	// PollEvery is how often the numbers of all scopes are read, a tenth more or less;
 	// 2 s if zero.
 	PollEvery time.Duration
@@ -131,6 +139,7 @@ func (o Options[R]) withDefaults() (Options[R], error) {
 	fault(o.Load == nil, "Load is required")
 	fault(o.Apply == nil, "Apply is required")
 	fault(o.Change == nil, "Change is required")
+	fault((o.Unreadable == nil) != (o.Called == nil), "Unreadable and Called go together")
 	fault(o.Peers != nil && o.Instance == "", "Instance is required with Peers")
 	fault(len(o.Instance) > maxNameBytes, fmt.Sprintf("Instance has %d bytes, it may have %d", len(o.Instance), maxNameBytes))
 	fault(o.PollEvery < 0 || o.LoadTimeout < 0 || o.ChangesTimeout < 0 || o.CallTimeout < 0, "no time may be negative")

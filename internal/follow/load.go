@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,6 +17,8 @@ type state struct {
 	versions map[string]int64
 	epoch    string
 	began    time.Time // when it was asked
+	// unreadable are rows of the load.
+	unreadable *unreadable
 }
 
 // load reads everything once and returns the state of which it has all changes.
@@ -26,10 +30,11 @@ func (f *Follower[R]) load(ctx context.Context) (state, error) {
 	if err != nil {
 		return s, err
 	}
+	s.unreadable = newUnreadable()
 	stop := f.progress(ctx, s.began)
 	defer stop()
 	err = safely(func() error {
-		return f.o.Load(func(add func([]R)) error { return f.feed(ctx, add) })
+		return f.o.Load(func(add func([]R)) error { return f.feed(ctx, add, s.unreadable) })
 	})
 	if err != nil {
 		return s, fmt.Errorf("after %d rows: %w", f.loading.Load(), err)
@@ -37,12 +42,13 @@ func (f *Follower[R]) load(ctx context.Context) (state, error) {
 	took := f.o.Now().Sub(s.began)
 	f.metrics.loadSeconds.Set(took.Seconds())
 	f.log.Info("index loaded", "records", f.loading.Load(), "scopes", len(s.versions), "took", took.Round(time.Millisecond))
+	f.logUnreadable(slices.Collect(maps.Keys(s.unreadable.names)))
 	return s, nil
 }
 
 // feed reads the pages in one goroutine and gives them to the index in several, as
 // many as there are processors; few wait in between.
-func (f *Follower[R]) feed(ctx context.Context, add func([]R)) error {
+func (f *Follower[R]) feed(ctx context.Context, add func([]R), bad *unreadable) error {
 	workers := runtime.GOMAXPROCS(0)
 	pages := make(chan []R, workers)
 	g, ctx := errgroup.WithContext(ctx)
@@ -51,6 +57,7 @@ func (f *Follower[R]) feed(ctx context.Context, add func([]R)) error {
 			return safely(func() error {
 				for page := range pages {
 					add(page)
+					bad.add(f.namesOf(page, true)...)
 					f.loading.Add(int64(len(page)))
 				}
 				return nil

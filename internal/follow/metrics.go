@@ -34,7 +34,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		healed: f.NewCounterVec(prometheus.CounterOpts{Name: "millrace_index_healed_total",
 			Help: "Changed rows that only a poll found, because no broadcast told of them."}, index),
 		failedRows: f.NewGaugeVec(prometheus.GaugeOpts{Name: "millrace_index_failed_rows",
-			Help: "Changed rows that the index could not take and that are tried again; the log tells of them."}, index),
+			Help: "Rows that the index lacks, because it could not take them, which is tried again, or because they cannot be read until they are put again; the log tells of them."}, index),
 		broadcasts: f.NewCounterVec(prometheus.CounterOpts{Name: "millrace_index_broadcasts_total",
 			Help: "Messages between instances that tell of changes: sent, failed, received from others, ignored because they could not be read."}, []string{"index", "result"}),
 		loaded: f.NewGaugeVec(prometheus.GaugeOpts{Name: "millrace_index_loaded",

@@ -28,8 +28,9 @@ func (f *Follower[R]) Run(ctx context.Context) error {
 	if err != nil {
 		return nil // ctx ended
 	}
-	r := &run[R]{Follower: f, board: newBoard(), epoch: loaded.epoch, results: make(chan result[R], fetchers), polls: make(chan pollResult, 1), timer: time.NewTimer(0)}
+	r := &run[R]{Follower: f, board: newBoard(), epoch: loaded.epoch, unreadable: loaded.unreadable, results: make(chan result[R], fetchers), polls: make(chan pollResult, 1), timer: time.NewTimer(0)}
 	r.board.reset(loaded.versions)
+	r.setFailed(nil)
 	f.complete.Store(loaded.began.UnixNano())
 	f.loaded.Store(true)
 	f.metrics.loaded.Set(1)
@@ -52,8 +53,10 @@ type run[R any] struct {
 	polls    chan pollResult // what it read
 	away     time.Time       // since when polls fail
 
-	failed []R  // rows that could not be applied
-	lost   bool // there were too many of them: only a load brings them back
+	failed []R // rows that could not be applied
+	// unreadable are rows of which nothing can be shown.
+	unreadable *unreadable
+	lost       bool // there were too many of them: only a load brings them back
 	// reload says that everything is to be loaded again when nothing is being read;
 	// not before nextReload.
 	reload     bool
@@ -190,7 +193,7 @@ func (r *run[R]) loadAgain(ctx context.Context) {
 		return
 	}
 	r.board.reset(loaded.versions)
-	r.epoch = loaded.epoch
+	r.epoch, r.unreadable = loaded.epoch, loaded.unreadable
 	r.setFailed(nil)
 	r.lost = false
 	r.complete.Store(loaded.began.UnixNano())

@@ -230,7 +230,7 @@ func (x *Index) split(p *Place) (*record, []*Localized) {
 	r := &record{Place: *p, rank: rankOf(p)}
 	r.Names = nil
 	r.Kind, r.CountryCode, r.Admin = once(p.Kind), once(p.CountryCode), once(p.Admin)
-	if p.Deleted {
+	if r.Deleted = p.Deleted || p.Unreadable; r.Deleted {
 		return r, nil
 	}
 	tags := make([]string, 0, len(p.Names))

@@ -48,6 +48,10 @@ type Place struct {
 	// Deleted says that the place is gone. What is left is a tombstone: ID, version,
 	// change and time. Only a Put and a Feed have them.
 	Deleted bool
+	// Unreadable says that the names in the store are not what a Put writes: somebody else
+	// has written them. The rest is as it stands. Nobody is shown such a place; to put it
+	// again mends it. Only a Put and a Feed have them.
+	Unreadable bool
 	// Change is the version of all places that brought this place's version: see Feed.
 	Change int64
 }

@@ -175,6 +175,25 @@ func TestAfterAPutThatChangesNothingReadsAreNotOlderThanItsAnswer(t *testing.T) 
 	}
 }
 
+func TestAPlaceThatCannotBeReadIsShownToNobody(t *testing.T) {
+	s, _ := newService(t, &memory{})
+	p := put(t, s, munich())[0].Place
+	bad := p
+	bad.Unreadable, bad.Names, bad.Version, bad.Change = true, nil, 2, 2
+	s.o.Index.Apply([]Place{bad})
+	if l, err := s.Get(t.Context(), p.ID, nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("it is read: %+v, error %v", l, err)
+	}
+	if found, err := s.Search(t.Context(), Query{}); err != nil || len(found) > 0 {
+		t.Errorf("it is found: %+v, error %v", found, err)
+	}
+	p.Version, p.Change = 3, 3
+	s.o.Index.Apply([]Place{p})
+	if _, err := s.Get(t.Context(), p.ID, nil); err != nil {
+		t.Errorf("put again: error %v", err)
+	}
+}
+
 func TestNothingIsAskedOfTheStoreForBadPlacesAlone(t *testing.T) {
 	store := &memory{fail: errors.New("must not be asked")}
 	s, wrote := newService(t, store)

@@ -26,9 +26,9 @@ var productFeed = rowFeed[productRow, catalog.Product]{
 		return []any{last.product.TenantID, last.product.SKU}
 	},
 	scan: scanProduct,
-	decoder: func() func(*productRow) (catalog.Product, error) {
+	decoder: func() func(*productRow) catalog.Product {
 		names := newInterner()
-		return func(r *productRow) (catalog.Product, error) { return r.decode(names) }
+		return func(r *productRow) catalog.Product { return r.whatever(names) }
 	},
 }
 
@@ -57,19 +57,23 @@ func scanProduct(row interface{ Scan(...any) error }, r *productRow) (int, error
 	return len(r.names) + len(r.descriptions) + len(r.attributes), err
 }
 
-// decode returns the product of a row.
+// decode returns the product of a row; one whose texts are not what Put writes is
+// Unreadable, and the error says why.
 func (r *productRow) decode(names *interner) (catalog.Product, error) {
 	p := r.product
 	var err error
 	if r.deleted == 0 {
 		if p.Names, err = names.texts(r.names); err != nil {
-			return catalog.Product{}, fmt.Errorf("the names of product %s are not a JSON object; put the product again: %w", p.SKU, err)
+			err = fmt.Errorf("the names of product %s are not a JSON object; put the product again: %w", p.SKU, err)
 		}
 	}
-	if r.descriptions != "{}" {
+	if err == nil && r.descriptions != "{}" {
 		if p.Descriptions, err = names.texts(r.descriptions); err != nil {
-			return catalog.Product{}, fmt.Errorf("the descriptions of product %s are not a JSON object; put the product again: %w", p.SKU, err)
+			err = fmt.Errorf("the descriptions of product %s are not a JSON object; put the product again: %w", p.SKU, err)
 		}
+	}
+	if err != nil {
+		p.Unreadable, p.Names, p.Descriptions = true, nil, nil
 	}
 	if r.attributes != "" {
 		p.Attributes = json.RawMessage(r.attributes)
@@ -77,7 +81,13 @@ func (r *productRow) decode(names *interner) (catalog.Product, error) {
 	p.TenantID, p.Price.Currency, p.Category = names.of(p.TenantID), names.of(p.Price.Currency), names.of(p.Category)
 	p.Active, p.Deleted = r.active != 0, r.deleted != 0
 	p.CreatedAt, p.UpdatedAt = timeOf(r.createdNs), timeOf(r.updatedNs)
-	return p, nil
+	return p, err
+}
+
+// whatever returns the product of a row, which may be Unreadable.
+func (r *productRow) whatever(names *interner) catalog.Product {
+	p, _ := r.decode(names)
+	return p
 }
 
 // readProduct reads one product.

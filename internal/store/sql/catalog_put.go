@@ -110,7 +110,9 @@ func (c *productChunk) read(ctx context.Context, p *prepared) error {
 	c.there = make(map[skuKey]*catalog.Product, len(c.puts))
 	names := newInterner()
 	err := p.each(ctx, getProducts, args, func(row interface{ Scan(...any) error }) error {
-		product, err := readProduct(row, names)
+		var r productRow
+		_, err := scanProduct(row, &r)
+		product := r.whatever(names) // what cannot be read can be put again
 		c.there[skuKey{product.TenantID, product.SKU}] = &product
 		return err
 	})
@@ -125,7 +127,9 @@ func (c *productChunk) read(ctx context.Context, p *prepared) error {
 	}
 	c.slugs = make(map[slugKey]*catalog.Product)
 	return p.each(ctx, getProductsBySlug, args, func(row interface{ Scan(...any) error }) error {
-		product, err := readProduct(row, names)
+		var r productRow
+		_, err := scanProduct(row, &r)
+		product := r.whatever(names)
 		c.slugs[slugKey{product.TenantID, product.Slug}] = &product
 		return err
 	})
@@ -239,8 +243,8 @@ func entryOf(put *catalog.Put, before, after *catalog.Product) (audit.Entry, err
 }
 
 // sameProduct says whether two products that are not deleted differ in nothing but
-// version and times.
+// version and times, as far as can be read.
 func sameProduct(a, b *catalog.Product) bool {
-	return a.Price == b.Price && a.Category == b.Category && a.Position == b.Position && a.Slug == b.Slug && a.Active == b.Active &&
+	return !a.Unreadable && a.Price == b.Price && a.Category == b.Category && a.Position == b.Position && a.Slug == b.Slug && a.Active == b.Active &&
 		maps.Equal(a.Names, b.Names) && maps.Equal(a.Descriptions, b.Descriptions) && string(a.Attributes) == string(b.Attributes)
 }

@@ -41,7 +41,7 @@ type rowFeed[Row, Rec any] struct {
 	// scan reads a row and says how many bytes of text it has.
 	scan func(row interface{ Scan(...any) error }, to *Row) (int, error)
 	// decoder returns a function that makes records, one after the other.
-	decoder func() func(*Row) (Rec, error)
+	decoder func() func(*Row) Rec
 }
 
 // all calls each with all records of the table, page by page. The pages are read
@@ -110,26 +110,15 @@ func (f *rowFeed[Row, Rec]) page(ctx context.Context, db *stdsql.DB, last *Row, 
 func (f *rowFeed[Row, Rec]) decode(pages <-chan []Row, each func([]Rec) error) error {
 	decode := f.decoder()
 	for page := range pages {
-		records, err := decodeRows(page, decode)
-		if err != nil {
-			return err
+		records := make([]Rec, len(page))
+		for i := range page {
+			records[i] = decode(&page[i])
 		}
 		if err := each(records); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func decodeRows[Row, Rec any](rows []Row, decode func(*Row) (Rec, error)) ([]Rec, error) {
-	records := make([]Rec, len(rows))
-	for i := range rows {
-		var err error
-		if records[i], err = decode(&rows[i]); err != nil {
-			return nil, err
-		}
-	}
-	return records, nil
 }
 
 // changes returns the records that a query finds for a scope: those with a change
@@ -151,11 +140,7 @@ func (f *rowFeed[Row, Rec]) changes(ctx context.Context, db *stdsql.DB, query, s
 		if _, err := f.scan(withColumn{rows, &rest}, &row); err != nil {
 			return nil, false, err
 		}
-		record, err := decode(&row)
-		if err != nil {
-			return nil, false, err
-		}
-		records = append(records, record)
+		records = append(records, decode(&row))
 	}
 	return records, rest != 0, rows.Err()
 }

@@ -132,9 +132,9 @@ func (c *placeChunk) read(ctx context.Context, p *prepared) (map[int64]*place.Pl
 		if _, err := scanPlace(row, &r); err != nil {
 			return err
 		}
-		found, err := r.decode(names)
+		found := r.decode(names)
 		there[found.ID] = &found
-		return err
+		return nil
 	})
 }
 
@@ -170,9 +170,10 @@ func (c *placeChunk) one(i int, there *place.Place) error {
 	return nil
 }
 
-// samePlace says whether two places differ in nothing but version, change and time.
+// samePlace says whether two places differ in nothing but version, change and time, as
+// far as can be read.
 func samePlace(a, b *place.Place) bool {
-	return a.Deleted == b.Deleted && a.Kind == b.Kind && a.CountryCode == b.CountryCode && a.Admin == b.Admin && a.Population == b.Population &&
+	return !a.Unreadable && a.Deleted == b.Deleted && a.Kind == b.Kind && a.CountryCode == b.CountryCode && a.Admin == b.Admin && a.Population == b.Population &&
 		a.Located == b.Located && a.Latitude == b.Latitude && a.Longitude == b.Longitude && maps.Equal(a.Names, b.Names)
 }
 
@@ -193,9 +194,9 @@ var placeFeed = rowFeed[placeRow, place.Place]{
 		return []any{place.Everywhere, last.place.ID}
 	},
 	scan: scanPlace,
-	decoder: func() func(*placeRow) (place.Place, error) {
+	decoder: func() func(*placeRow) place.Place {
 		names := newInterner()
-		return func(r *placeRow) (place.Place, error) { return r.decode(names) }
+		return func(r *placeRow) place.Place { return r.decode(names) }
 	},
 }
 
@@ -224,17 +225,18 @@ func scanPlace(row interface{ Scan(...any) error }, r *placeRow) (int, error) {
 	return len(r.names), err
 }
 
-// decode returns the place of a row.
-func (r *placeRow) decode(names *interner) (place.Place, error) {
+// decode returns the place of a row. One whose names are not what Put writes is
+// Unreadable.
+func (r *placeRow) decode(names *interner) place.Place {
 	p := r.place
 	p.Deleted, p.Located, p.UpdatedAt = r.deleted != 0, r.located != 0, timeOf(r.updatedNs)
 	p.Kind, p.CountryCode, p.Admin = place.Kind(names.of(r.kind)), names.of(p.CountryCode), names.of(p.Admin)
 	if p.Deleted {
-		return p, nil
+		return p
 	}
 	var err error
 	if p.Names, err = names.texts(r.names); err != nil {
-		return place.Place{}, fmt.Errorf("the names of place %d are not a JSON object; import the place again: %w", p.ID, err)
+		p.Unreadable, p.Names = true, nil
 	}
-	return p, nil
+	return p
 }

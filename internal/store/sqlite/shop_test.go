@@ -3,12 +3,14 @@ package sqlite
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"millrace/internal/audit"
 	"millrace/internal/catalog"
 	"millrace/internal/inventory"
+	"millrace/internal/place"
 )
 
 var shopkeeper = audit.Actor{Subject: "ann", Method: "jwt"}
@@ -51,6 +53,73 @@ BEGIN UPDATE stock SET version = version + 1 WHERE sku = 'sku-000001'; END`); er
 	}
 	if results, err := stock.Import(t.Context(), importLines(2, 0, 3)); err != nil || results[1].Level.OnHand != 3 || results[1].Repeated {
 		t.Errorf("afterwards: %+v, error %v", results, err)
+	}
+}
+
+// TestAProductThatCannotBeReadIsReadAsSuchAndCanBePutAgain writes what Put never does.
+func TestAProductThatCannotBeReadIsReadAsSuchAndCanBePutAgain(t *testing.T) {
+	for _, column := range []string{"names", "descriptions"} {
+		db, put := open(t, t.TempDir()), puts(1, 0, 3)
+		store := db.Catalog()
+		before, _, err := store.Put(t.Context(), put)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := before[1].Product
+		if _, err := db.write.Exec(`UPDATE products SET `+column+` = '{"en":' WHERE sku = ?`, last.SKU); err != nil {
+			t.Fatal(err)
+		}
+		check := func(what string, products []catalog.Product, err error) {
+			t.Helper()
+			if err != nil || len(products) != 3 {
+				t.Fatalf("%s: %d products, error %v; want 3", what, len(products), err)
+			}
+			for _, p := range products {
+				if p.Unreadable != (p.SKU == last.SKU) || p.Unreadable && (p.Names != nil || p.Version != last.Version || p.Change != last.Change) {
+					t.Errorf("%s: %+v", what, p)
+				}
+			}
+		}
+		var loaded []catalog.Product
+		err = store.Load(t.Context(), func(p []catalog.Product) error { loaded = append(loaded, p...); return nil })
+		check("loaded with bad "+column, loaded, err)
+		changed, _, err := store.Changes(t.Context(), "demo", 0, 100)
+		check("changed with bad "+column, changed, err)
+		if _, err := store.Product(t.Context(), "demo", last.SKU); err == nil || !strings.Contains(err.Error(), "put the product again") {
+			t.Errorf("a product with bad %s alone: error %v", column, err)
+		}
+		again, errs, err := store.Put(t.Context(), put)
+		if err != nil || errs[1] != nil || !again[1].Changed || again[0].Changed || again[1].Product.Version != last.Version+1 {
+			t.Errorf("put again with bad %s: %+v, %v, %v", column, again, errs, err)
+		}
+		if p, err := store.Product(t.Context(), "demo", last.SKU); err != nil || p.Unreadable || len(p.Names) == 0 {
+			t.Errorf("afterwards: %+v, %v", p, err)
+		}
+	}
+}
+
+func TestAPlaceThatCannotBeReadIsReadAsSuchAndCanBePutAgain(t *testing.T) {
+	db := open(t, t.TempDir())
+	store := db.Places()
+	put := place.Put{TenantID: "demo", Now: time.Unix(1_800_000_000, 0), Actor: shopkeeper, Places: []place.Place{
+		{ID: 1, Kind: place.City, CountryCode: "DE", Names: map[string]string{"en": "One"}}, {ID: 2, Kind: place.City, CountryCode: "DE", Names: map[string]string{"en": "Two"}}}}
+	if _, err := store.Put(t.Context(), put); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.write.Exec(`UPDATE places SET names = 'Two' WHERE id = 2`); err != nil {
+		t.Fatal(err)
+	}
+	var loaded []place.Place
+	err := store.Load(t.Context(), func(p []place.Place) error { loaded = append(loaded, p...); return nil })
+	if err != nil || len(loaded) != 2 || loaded[0].Unreadable || !loaded[1].Unreadable || loaded[1].Version != 1 {
+		t.Errorf("loaded %+v, error %v", loaded, err)
+	}
+	again, err := store.Put(t.Context(), put)
+	if err != nil || again[0].Changed || !again[1].Changed || again[1].Place.Version != 2 {
+		t.Errorf("put again: %+v, %v", again, err)
+	}
+	if changed, _, err := store.Changes(t.Context(), place.Everywhere, 1, 10); err != nil || len(changed) != 1 || changed[0].Unreadable || changed[0].Names["en"] != "Two" {
+		t.Errorf("afterwards: %+v, %v", changed, err)
 	}
 }
 
