@@ -208,21 +208,18 @@ func (t *tables) put(place *record, names []*Localized) {
 	if !t.lacks(&place.Place) {
 		return
 	}
+	var dropped []*Localized
 	if before := t.places.Get(place.ID); before != nil {
-		names = slices.Clip(names) // it may be another's too
 		for language := range strings.FieldsSeq(before.languages) {
 			if !place.has(language) {
-				names = append(names, tombstone(place, Key{ID: place.ID, Language: language}))
+				dropped = append(dropped, tombstone(place, Key{ID: place.ID, Language: language}))
 			}
 		}
 	}
-	if place.Deleted { // what lists it goes first, what it lists last
-		t.places.Put(place)
-		t.names.Put(names...)
-	} else {
-		t.names.Put(names...)
-		t.places.Put(place)
-	}
+	// At every moment the names that the place lists are there.
+	t.names.Put(names...)
+	t.places.Put(place)
+	t.names.Put(dropped...)
 }
 
 // split makes the records of a place. Strings that many have are kept once.

@@ -46,24 +46,39 @@ func (q *Query) check() error {
 	return nil
 }
 
+// looks is how often a place is looked for that changes while it is looked for. Once more
+// is enough, unless it changes as often as it is read.
+const looks = 4
+
 // localized returns a place in the first language of a chain that it has, else in
 // any, nil if there is no such place.
 func (t *tables) localized(id int64, chain []string) *Localized {
-	for _, language := range chain {
-		if l := t.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone {
-			return l
-		}
-	}
-	place := t.places.Get(id)
-	if place == nil {
-		return nil
-	}
-	for language := range strings.FieldsSeq(place.languages) {
-		if l := t.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone {
+	for range looks {
+		if l, changed := t.look(id, chain); !changed {
 			return l
 		}
 	}
 	return nil
+}
+
+// look is localized. It may find nothing although there is something if the place is
+// changed meanwhile, and says so.
+func (t *tables) look(id int64, chain []string) (l *Localized, changed bool) {
+	for _, language := range chain {
+		if l := t.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone {
+			return l, false
+		}
+	}
+	place := t.places.Get(id)
+	if place == nil {
+		return nil, false
+	}
+	for language := range strings.FieldsSeq(place.languages) {
+		if l := t.names.Get(Key{ID: id, Language: language}); l != nil && !l.gone {
+			return l, false
+		}
+	}
+	return nil, place.languages != ""
 }
 
 // search finds places, in a chain of languages.

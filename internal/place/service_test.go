@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -192,6 +193,42 @@ func TestAPlaceThatCannotBeReadIsShownToNobody(t *testing.T) {
 	if _, err := s.Get(t.Context(), p.ID, nil); err != nil {
 		t.Errorf("put again: error %v", err)
 	}
+}
+
+// The names of a place are replaced by others while it is read.
+func TestAPlaceIsFoundWhileAllItsLanguagesAreReplaced(t *testing.T) {
+	s, _ := newService(t, &memory{})
+	state := func(change int64) Place {
+		p := munich()
+		p.Version, p.Change, p.Names = change, change, map[string]string{}
+		for _, language := range [][]string{{"it", "nl", "da", "sv", "fi", "pl", "cs"}, {"ja", "ko", "vi", "th", "tr", "el", "uk"}}[change%2] {
+			p.Names[language] = fmt.Sprint("Munich ", change)
+		}
+		return p
+	}
+	s.o.Index.Apply([]Place{state(1)})
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 3 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := s.Get(t.Context(), munich().ID, nil); err != nil {
+					t.Errorf("a place that is always there: error %v", err)
+					return
+				}
+			}
+		})
+	}
+	for change := range int64(10_000) {
+		s.o.Index.Apply([]Place{state(change + 2)})
+	}
+	close(stop)
+	readers.Wait()
 }
 
 func TestNothingIsAskedOfTheStoreForBadPlacesAlone(t *testing.T) {
