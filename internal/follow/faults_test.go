@@ -391,6 +391,28 @@ func TestABrokerThatFailsOrHangsHoldsNothingUp(t *testing.T) {
 	})
 }
 
+func TestWhatIsBeingSentAtTheEndIsToldAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, net := newDatabase(), newNetwork()
+		a := start(t, "a", db, net, rarely)
+		b := start(t, "b", db, net, rarely)
+		defer b.end()
+		pass(time.Second)
+		net.set(func(n *network) { n.hanging = true })
+		for scope := range 2 * messageScopes {
+			a.write(fmt.Sprint(scope), "a=1")
+		}
+		pass(100 * time.Millisecond)
+		a.stop()
+		net.set(func(n *network) { n.hanging = false })
+		if err := <-a.done; err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		b.mustEqualDatabase()
+	})
+}
+
 func TestASourceThatRepeatsItselfIsNotAskedForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := newDatabase()

@@ -35,6 +35,16 @@ func (m *mailbox) put(scope string, change int64) {
 	m.ring()
 }
 
+// putBack puts back what take took.
+func (m *mailbox) putBack(changes map[string]int64, overflow bool) {
+	for scope, change := range changes {
+		m.put(scope, change)
+	}
+	if overflow {
+		m.spill()
+	}
+}
+
 // spill marks the mailbox as overflown.
 func (m *mailbox) spill() {
 	m.mu.Lock()

@@ -90,6 +90,9 @@ func (f *Follower[R]) flush(ctx context.Context, failing bool) bool {
 	for _, data := range messages(f.o.Name, f.o.Instance, changes, more) {
 		err := f.sendOne(ctx, data)
 		switch {
+		case err != nil && ctx.Err() != nil: // it was not let; what comes twice does no harm
+			f.told.putBack(changes, more)
+			return failing
 		case err == nil:
 			f.metrics.sent.Inc()
 			if failing {
