@@ -43,7 +43,9 @@ func newTables() *tables {
 	t := &tables{items: memindex.New(func(it *Item) itemKey { return itemKey{it.TenantID, it.SKU} }, memindex.Options[Item]{
 		Name: "catalog", Supersedes: supersedes, Live: func(it *Item) bool { return !it.Deleted }, Bytes: itemBytes,
 	})}
-	t.slugs = memindex.AddUnique(t.items, func(it *Item) (slugKey, bool) { return slugKey{it.TenantID, it.Slug}, it.Slug != "" })
+	// Of two that have a slug one is an older state, which was heard of late.
+	t.slugs = memindex.AddUniqueBy(t.items, func(it *Item) (slugKey, bool) { return slugKey{it.TenantID, it.Slug}, it.Slug != "" },
+		func(a, b *Item) bool { return a.Change > b.Change })
 	t.all = memindex.AddGroups(t.items, func(it *Item, add func(shelf)) { shelve(it, "", add) }, bySKU)
 	t.categories = memindex.AddGroups(t.items, func(it *Item, add func(shelf)) {
 		if it.Category != "" {

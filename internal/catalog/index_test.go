@@ -116,6 +116,33 @@ func TestAProductThatCannotBeReadIsShownToNobody(t *testing.T) {
 	}
 }
 
+func TestASlugIsWithTheProductThatGotItLastWhateverIsHeardFirst(t *testing.T) {
+	state := func(sku, slug string, change int64) Product {
+		return Product{TenantID: "demo", SKU: sku, Slug: slug, Version: change, Change: change, Active: true}
+	}
+	// a has the slug, b has it after a gave it away, and a gets it back.
+	history := []Product{state("a", "s", 1), state("a", "", 2), state("b", "s", 3), state("b", "", 5), state("a", "s", 6)}
+	random := rand.New(rand.NewPCG(8, 8))
+	for range 200 {
+		x := NewIndex(nil)
+		heard := map[string]int64{} // by SKU, the change up to which it is heard of
+		for _, n := range random.Perm(len(history)) {
+			p := history[n]
+			x.Apply([]Product{p})
+			heard[p.SKU] = max(heard[p.SKU], p.Change)
+			var want Product
+			for _, p := range history {
+				if heard[p.SKU] == p.Change && p.Slug == "s" {
+					want = p
+				}
+			}
+			if got := x.bySlug("demo", "s"); got == nil && want.SKU != "" || got != nil && got.SKU != want.SKU {
+				t.Fatalf("heard of %v: the slug is with %+v, want %s", heard, got, want.SKU)
+			}
+		}
+	}
+}
+
 func TestAListEndsWhereItsPageIsLargeAndGoesOnThere(t *testing.T) {
 	x := NewIndex(func(p *Product) []byte { return make([]byte, 3<<20) })
 	var list []Product

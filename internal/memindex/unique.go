@@ -9,9 +9,11 @@ import (
 // one key the one that was put last has it; when it leaves, the last of the others
 // has. So a key that goes from one record to another is right whichever of the two
 // is put first. Of several in one Load any may have it, and a Load takes no key from a
-// record that was put before. All methods are safe for concurrent use.
+// record that was put before. With an order of claimers (AddUniqueBy) the one that comes
+// first in it has the key, whenever it was put. All methods are safe for concurrent use.
 type Unique[J comparable, R any] struct {
 	key     func(*R) (J, bool)
+	before  func(a, b *R) bool // whether a has the key rather than b; nil: the last one put has it
 	holders *hash[J, R]
 
 	mu       sync.Mutex // a Load has several goroutines
@@ -33,6 +35,15 @@ func AddUnique[J comparable, K comparable, R any](t *Table[K, R], key func(*R) (
 	return u
 }
 
+// AddUniqueBy is AddUnique with an order of those who claim one key: before says whether
+// a has it rather than b. It is a strict order; of two that are equal the one has it that
+// has it. So who has a key does not depend on what was put first.
+func AddUniqueBy[J comparable, K comparable, R any](t *Table[K, R], key func(*R) (J, bool), before func(a, b *R) bool) *Unique[J, R] {
+	u := AddUnique(t, key)
+	u.before = before
+	return u
+}
+
 // Get returns the live record of a key, nil if there is none.
 func (u *Unique[J, R]) Get(j J) *R { return u.holders.get(j) }
 
@@ -40,15 +51,52 @@ func (u *Unique[J, R]) replace(old, next *R) {
 	if next != nil {
 		if j, ok := u.key(next); ok {
 			h := u.holders.hash(j)
-			if holder := u.holders.find(h, j); holder != nil && holder != old {
-				u.wait(j, holder)
-			}
-			u.holders.set(h, next)
+			u.claim(h, j, old, next)
 		}
 	}
 	if old != nil {
 		u.leave(old)
 	}
+}
+
+// claim has next claim a key, old giving way to it.
+func (u *Unique[J, R]) claim(h uint64, j J, old, next *R) {
+	switch holder := u.holders.find(h, j); {
+	case holder == nil:
+	case holder == old: // those who wait may come before next
+		if first := u.first(j); u.before != nil && first != nil && u.before(first, next) {
+			u.wait(j, next)
+			return // old leaves and the first of those who wait has it
+		}
+	case u.before != nil && !u.before(next, holder):
+		u.wait(j, next)
+		return
+	default:
+		u.wait(j, holder)
+	}
+	u.holders.set(h, next)
+}
+
+// first returns who of those that wait for a key has it next, nil if nobody waits.
+func (u *Unique[J, R]) first(j J) *R {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	claimers := u.claimers[j]
+	if len(claimers) == 0 {
+		return nil
+	}
+	return claimers[u.firstOf(claimers)]
+}
+
+// firstOf returns the position of who has the key next, the last one without an order.
+func (u *Unique[J, R]) firstOf(claimers []*R) int {
+	first := len(claimers) - 1
+	for i := first - 1; i >= 0 && u.before != nil; i-- {
+		if u.before(claimers[i], claimers[first]) {
+			first = i
+		}
+	}
+	return first
 }
 
 // wait has a record claim a key that another has.
@@ -75,10 +123,9 @@ func (u *Unique[J, R]) leave(r *R) {
 	case len(claimers) == 0:
 		u.holders.remove(h, j)
 	default:
-		last := len(claimers) - 1
-		u.holders.set(h, claimers[last])
-		claimers[last] = nil
-		claimers = claimers[:last]
+		first := u.firstOf(claimers)
+		u.holders.set(h, claimers[first])
+		claimers = slices.Delete(claimers, first, first+1)
 	}
 	if len(claimers) == 0 {
 		delete(u.claimers, j)
@@ -117,6 +164,9 @@ func (u *Unique[J, R]) load(added []*R, gone map[*R]bool) {
 					u.holders.add(c.hash, c.record)
 				case gone[holder]:
 					u.holders.set(c.hash, c.record)
+				case u.before != nil && u.before(c.record, holder):
+					u.wait(c.key, holder)
+					u.holders.set(c.hash, c.record)
 				default:
 					u.wait(c.key, c.record)
 				}
@@ -125,6 +175,16 @@ func (u *Unique[J, R]) load(added []*R, gone map[*R]bool) {
 	})
 	for r := range gone {
 		u.leave(r)
+	}
+	if u.before == nil {
+		return
+	}
+	for j, claimers := range u.claimers { // whom one that is gone kept from the key
+		h, first := u.holders.hash(j), u.firstOf(claimers)
+		if holder := u.holders.find(h, j); u.before(claimers[first], holder) {
+			u.holders.set(h, claimers[first])
+			claimers[first] = holder
+		}
 	}
 }
 
