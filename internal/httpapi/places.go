@@ -49,7 +49,7 @@ func (sf *surface) getPlace(ctx context.Context, ex *exchange, r *http.Request) 
 	}
 	e := entity{visitor: isVisitor(p), language: true, stale: s.o.PlacesStale}
 	d := document{body: l.Body, tag: contentTag(l.Place.Version, l.Sum, l.Key.Language), language: ex.value(l.Key.Language)}
-	s.show(ex, r, &e, &d, l.Body, "")
+	s.show(ex, r, &e, &d, source{variantKey{place: l.Key.ID, language: l.Key.Language}, l.Sum})
 }
 
 // Bounds of a search for places.

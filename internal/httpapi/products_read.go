@@ -40,7 +40,7 @@ func (sf *surface) getProduct(ctx context.Context, ex *exchange, r *http.Request
 	}
 	e := entity{visitor: isVisitor(p), stale: s.o.CatalogStale}
 	if lang == "" {
-		s.show(ex, r, &e, &document{body: it.Body, tag: contentTag(it.Version, it.Sum, "")}, it.Body, "")
+		s.show(ex, r, &e, &document{body: it.Body, tag: contentTag(it.Version, it.Sum, "")}, productSource(it))
 		return
 	}
 	wanted, ok := s.languages.of(lang, r.Header["Accept-Language"])
@@ -48,13 +48,13 @@ func (sf *surface) getProduct(ctx context.Context, ex *exchange, r *http.Request
 		ex.refuse(noLanguage(lang))
 		return
 	}
-	d, language, asked, err := s.variants.localized(it, wanted)
+	d, of, asked, err := s.variants.localized(it, wanted)
 	if err != nil {
 		ex.refuse(problemOf(ctx, err))
 		return
 	}
 	e.language = !asked
-	s.show(ex, r, &e, d, it.Body, language)
+	s.show(ex, r, &e, d, of)
 }
 
 // visibleProduct returns a product that the caller may see. Who shows no credential

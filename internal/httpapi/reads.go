@@ -107,10 +107,9 @@ func (s *Server) staleStatus(route string, stale bool, age time.Duration) string
 	return "millrace; hit; ttl=-" + strconv.Itoa(ceilSeconds(age)) + "; detail=stale"
 }
 
-// show answers with a document of something in memory. of is the body that it was
-// made of, as variants.encoded wants it, and language what for.
-func (s *Server) show(ex *exchange, r *http.Request, e *entity, d *document, of []byte, language string) {
-	d, err := s.variants.encoded(d, of, language, acceptedEncoding(r.Header["Accept-Encoding"]))
+// show answers with a document that was made of something in memory.
+func (s *Server) show(ex *exchange, r *http.Request, e *entity, d *document, of source) {
+	d, err := s.variants.encoded(d, of, acceptedEncoding(r.Header["Accept-Encoding"]))
 	if err != nil {
 		ex.refuse(problemOf(ex.context(r), err))
 		return

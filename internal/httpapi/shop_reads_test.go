@@ -451,7 +451,7 @@ func TestVariantsAreMadeOnceAndStayWithinTheirBound(t *testing.T) {
 		v.made.CleanUp() // what waits to be thrown out is
 		var held int64
 		for k, made := range v.made.All() {
-			if made.holds < int64(len(made.body)) || k.of == nil {
+			if made.holds < int64(len(made.body)) || k.sku == "" {
 				t.Errorf("%+v holds %d", k, made.holds)
 			}
 			held += made.holds

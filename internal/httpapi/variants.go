@@ -2,14 +2,15 @@ package httpapi
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"sync"
+	"unsafe"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/maypok86/otter/v2"
+	"github.com/puzpuzpuz/xsync/v4"
 
 	"millrace/internal/catalog"
 	"millrace/internal/place"
@@ -24,44 +25,64 @@ type document struct {
 	language, encoding []string
 }
 
+// Bounds and sizes of what is made.
 const (
 	// minCompressBytes is the least that is compressed: below it, it goes in one packet
 	// anyway.
 	minCompressBytes = 512
-	// entryBytes is about what an entry of the store takes besides its bytes.
-	entryBytes = 256
+	// entryBytes is about what an entry of the store takes besides its bytes, and
+	// textBytes what a text and its language do.
+	entryBytes, textBytes = 400, 24
+	// mapBytes is what a map of up to 8 texts takes, slotBytes what each does in a
+	// larger one.
+	mapBytes, slotBytes = 336, 76
 )
 
 // variants keeps what is made of rendered bodies on first use: compressed bodies,
-// products in one language, and those compressed. A body is known by where it lies in
-// memory, and an entry keeps it there: so nothing made of one state of a product is
-// ever taken for another's, whatever versions say, and what is out of date is never
-// asked for again and leaves when room is needed. It is safe for concurrent use.
+// products in one language, and those compressed. An entry is known by what it is of,
+// so that a newer state takes its place and room is not held by what nobody asks for
+// any more. It says of which body it was made: nothing made of one state is ever taken
+// for another's, whatever versions say. It is safe for concurrent use.
 type variants struct {
 	made    *otter.Cache[variantKey, *variant]
+	making  *xsync.Map[variantTask, func() (*variant, error)]
 	metrics *Metrics
 	max     int64
 	gzip    sync.Pool
 	zstd    *zstd.Encoder
 }
 
-// variantKey names what was made of a body.
+// variantKey names what is made of the body of a product, or of a place in a language.
 type variantKey struct {
-	of       *byte  // the body's first byte
-	language string // of a product in one language, empty for all
-	encoding encoding
-	parsed   bool // it is the product that the body shows
+	tenantID, sku string
+	place         int64
+	language      string // of a place, or of a product in one language; empty for all
+	encoding      encoding
+	parsed        bool // it is the product that the body shows
+}
+
+// variantTask is the making of a variant of one body.
+type variantTask struct {
+	variantKey
+	sum uint64
+}
+
+// source is a rendered body: the key of it as it is, and its xxHash64.
+type source struct {
+	key variantKey
+	sum uint64
 }
 
 // variant is what was made: a document or the product that a body shows.
 type variant struct {
 	document
 	product *productView
-	holds   int64 // bytes, the body that it was made of included
+	sum     uint64 // of the body that it was made of
+	holds   int64  // bytes
 }
 
 func newVariants(maxBytes int64, m *Metrics) (*variants, error) {
-	v := &variants{metrics: m, max: maxBytes}
+	v := &variants{metrics: m, max: maxBytes, making: xsync.NewMap[variantTask, func() (*variant, error)]()}
 	var err error
 	v.made, err = otter.New(&otter.Options[variantKey, *variant]{
 		MaximumWeight: uint64(maxBytes),
@@ -79,25 +100,42 @@ func newVariants(maxBytes int64, m *Metrics) (*variants, error) {
 	return v, nil
 }
 
-// get returns what was made for the key, and makes it if need be, once however many
-// ask for it.
-func (v *variants) get(k variantKey, of []byte, do func() (*variant, error)) (*variant, error) {
-	if made, ok := v.made.GetIfPresent(k); ok {
-		return made, nil
+// known returns what was made of the body with the sum, nil if that is not there.
+func (v *variants) known(k variantKey, sum uint64) *variant {
+	if made, ok := v.made.GetIfPresent(k); ok && made.sum == sum {
+		return made
 	}
-	// The context is not looked at while something is made.
-	made, err := v.made.Get(context.Background(), k, otter.LoaderFunc[variantKey, *variant](func(context.Context, variantKey) (*variant, error) {
+	return nil
+}
+
+// make makes what is not known, once however many ask for it. Of what would fill the
+// store, which large says, it keeps nothing.
+func (v *variants) make(k variantKey, sum uint64, large bool, do func() (*variant, error)) (*variant, error) {
+	task := variantTask{k, sum}
+	once := sync.OnceValues(func() (*variant, error) {
+		defer v.making.Delete(task) // also when it panics
+		if made := v.known(k, sum); made != nil {
+			return made, nil // by who was done between the look and the task
+		}
 		made, err := do()
 		if err != nil {
 			return nil, err
 		}
-		made.holds += int64(len(made.body)) + int64(len(of)) + entryBytes
+		made.sum = sum
+		made.holds += int64(cap(made.body)) + entryBytes
 		v.metrics.variantsMade.WithLabelValues(k.kind()).Inc()
+		if !large {
+			v.made.Set(k, made)
+			v.metrics.variantBytes.Set(float64(v.made.WeightedSize()))
+		}
 		return made, nil
-	}))
-	v.metrics.variantBytes.Set(float64(v.made.WeightedSize()))
-	return made, err
+	})
+	once, _ = v.making.LoadOrStore(task, once)
+	return once()
 }
+
+// fills says whether something would take too much of the store.
+func (v *variants) fills(bytes int) bool { return int64(bytes) > v.max/2 }
 
 // kind is the label of the metric that counts what is made.
 func (k *variantKey) kind() string {
@@ -110,28 +148,36 @@ func (k *variantKey) kind() string {
 	return "language"
 }
 
-// encoded returns a document in an encoding, or as it is if it would not get smaller.
-// of is the body that it was made of and language what it was made for, as in the key.
-func (v *variants) encoded(d *document, of []byte, language string, enc encoding) (*document, error) {
-	if enc == encodingIdentity || len(d.body) < minCompressBytes || int64(len(d.body)+len(of)) > v.max/2 {
+// encoded returns a document that was made of a body in an encoding, or as it is if it
+// would not get smaller.
+func (v *variants) encoded(d *document, of source, enc encoding) (*document, error) {
+	if enc == encodingIdentity || len(d.body) < minCompressBytes || v.fills(len(d.body)) {
 		return d, nil
 	}
-	made, err := v.get(variantKey{of: &of[0], language: language, encoding: enc}, of, func() (*variant, error) {
-		body, err := v.compress(d.body, enc)
-		if err != nil {
-			return nil, err
-		}
-		if len(body) >= len(d.body) {
-			return &variant{document: *d}, nil
-		}
-		made := &variant{document: *d}
-		made.body, made.tag, made.encoding = body, suffixed(d.tag, enc.String()), valueEncoding[enc]
-		return made, nil
-	})
+	of.key.encoding = enc
+	if made := v.known(of.key, of.sum); made != nil {
+		return &made.document, nil
+	}
+	made, err := v.encode(*d, of)
 	if err != nil {
 		return nil, err
 	}
 	return &made.document, nil
+}
+
+func (v *variants) encode(d document, as source) (*variant, error) {
+	enc := as.key.encoding
+	return v.make(as.key, as.sum, false, func() (*variant, error) {
+		body, err := v.compress(d.body, enc)
+		if err != nil {
+			return nil, err
+		}
+		made := &variant{document: d}
+		if len(body) < len(d.body) { // else it is counted as if it were its own
+			made.body, made.tag, made.encoding = body, suffixed(d.tag, enc.String()), valueEncoding[enc]
+		}
+		return made, nil
+	})
 }
 
 var valueEncoding = [...][]string{encodingGzip: {"gzip"}, encodingZstd: {"zstd"}}
@@ -153,29 +199,59 @@ func (v *variants) compress(body []byte, enc encoding) ([]byte, error) {
 	return bytes.Clone(b.Bytes()), nil
 }
 
-// localized returns the product that a body shows in the language that is wanted
-// most, and that language. asked is as of preference.choose.
-func (v *variants) localized(it *catalog.Item, p *preference) (d *document, language string, asked bool, err error) {
-	of := it.Body
-	all, err := v.get(variantKey{of: &of[0], parsed: true}, of, func() (*variant, error) {
+// productSource is a product's body, which is in all languages.
+func productSource(it *catalog.Item) source {
+	return source{variantKey{tenantID: it.TenantID, sku: it.SKU}, it.Sum}
+}
+
+// localized returns a product in the language that is wanted most, and what it is then.
+// asked is as of preference.choose.
+func (v *variants) localized(it *catalog.Item, p *preference) (d *document, of source, asked bool, err error) {
+	of = productSource(it)
+	of.key.parsed = true
+	all := v.known(of.key, of.sum)
+	if all == nil {
+		if all, err = v.parse(it, of); err != nil {
+			return nil, of, false, err
+		}
+	}
+	of.key.parsed = false
+	of.key.language, asked = p.choose(all.product.Names)
+	made := v.known(of.key, of.sum)
+	if made == nil {
+		if made, err = v.localize(it, all.product, of); err != nil {
+			return nil, of, false, err
+		}
+	}
+	return &made.document, of, asked, nil
+}
+
+func (v *variants) parse(it *catalog.Item, as source) (*variant, error) {
+	return v.make(as.key, as.sum, v.fills(2*len(it.Body)), func() (*variant, error) {
 		view := new(productView)
-		if err := json.Unmarshal(of, view); err != nil {
+		if err := json.Unmarshal(it.Body, view); err != nil {
 			return nil, fmt.Errorf("httpapi: read a product that was rendered: %w", err)
 		}
-		return &variant{product: view, holds: int64(len(of))}, nil
+		return &variant{product: view, holds: productBytes(view)}, nil
 	})
-	if err != nil {
-		return nil, "", false, err
-	}
-	view := all.product
-	language, asked = p.choose(view.Names)
-	made, err := v.get(variantKey{of: &of[0], language: language}, of, func() (*variant, error) {
-		return &variant{document: localize(view, language, it.Sum)}, nil
+}
+
+func (v *variants) localize(it *catalog.Item, view *productView, as source) (*variant, error) {
+	return v.make(as.key, as.sum, v.fills(len(it.Body)), func() (*variant, error) {
+		return &variant{document: localize(view, as.key.language, as.sum)}, nil
 	})
-	if err != nil {
-		return nil, "", false, err
+}
+
+// productBytes is about what a product takes that was read from its body.
+func productBytes(v *productView) int64 {
+	bytes := int(unsafe.Sizeof(*v)) + len(v.SKU) + len(v.Category) + len(v.Slug) + cap(v.Attributes)
+	for _, texts := range []map[string]string{v.Names, v.Descriptions} {
+		bytes += max(mapBytes, slotBytes*len(texts))
+		for language, text := range texts {
+			bytes += textBytes + len(language) + len(text) + len(text)/8
+		}
 	}
-	return &made.document, language, asked, nil
+	return int64(bytes)
 }
 
 // localize makes the document of a product in a language that it has a name in. Of its
@@ -197,5 +273,5 @@ func localize(v *productView, language string, sum uint64) document {
 			shown[0] += ", " + of
 		}
 	}
-	return document{body: appendProductRest(b, v), tag: contentTag(v.Version, sum, language), language: shown}
+	return document{body: bytes.Clone(appendProductRest(b, v)), tag: contentTag(v.Version, sum, language), language: shown}
 }
