@@ -60,7 +60,8 @@ func newTables() *tables {
 //
 // What it is told may come in any order and more than once: of two states of a
 // product the one with the higher Change stays, and deleted products stay as
-// tombstones, so that an older state cannot bring them back.
+// tombstones, so that an older state cannot bring them back. They are never purged, in
+// the Store neither: one takes about 190 bytes here.
 type Index struct {
 	render Render
 	live   atomic.Pointer[tables] // what is read

@@ -344,6 +344,9 @@ func start(t *testing.T, name string, db *database, peers Peers, change func(*Op
 	return i
 }
 
+// Loaded says whether the first load is over.
+func (i *instance) Loaded() bool { return i.loaded.Load() }
+
 // end stops the instance and waits for it.
 func (i *instance) end() {
 	i.t.Helper()

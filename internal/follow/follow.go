@@ -195,9 +195,6 @@ func New[R any](o Options[R]) (*Follower[R], error) {
 	return f, nil
 }
 
-// Loaded says whether the index has had its first load. Once true, it stays so.
-func (f *Follower[R]) Loaded() bool { return f.loaded.Load() }
-
 // Ready is nil once the index is loaded; before it says how far it is, in words that
 // may be shown to anybody.
 func (f *Follower[R]) Ready() error {

@@ -119,9 +119,6 @@ func (t *Table[K, R]) add(s secondary[R]) {
 	t.secondary = append(t.secondary, s)
 }
 
-// Name is what metrics call the table.
-func (t *Table[K, R]) Name() string { return t.options.Name }
-
 // Get returns the record of a primary key, whether it is live or not; nil if there is
 // none.
 func (t *Table[K, R]) Get(k K) *R { return t.primary.get(k) }

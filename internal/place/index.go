@@ -79,7 +79,9 @@ func newTables() *tables {
 
 // Index keeps all places in memory, one record for each place and language and one
 // for each place, and finds them by id and language, by country and by how their
-// names begin. Readers never wait. It is safe for concurrent use.
+// names begin. Deleted places stay as tombstones and are never purged, in the Store
+// neither: one takes about 190 bytes here, and until the next load 130 for each language
+// that it had. Readers never wait. It is safe for concurrent use.
 type Index struct {
 	render Render
 	live   atomic.Pointer[tables] // what is read
