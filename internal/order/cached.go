@@ -40,7 +40,7 @@ func (s *Service) Cached(ctx context.Context, v Viewer, id string) (View, error)
 		return View{}, err
 	}
 	// One entry serves whoever may see the order, so that is judged on each read.
-	if v.CustomerID != "" && entry.Value.CustomerID != v.CustomerID {
+	if o := entry.Value; o.TenantID != v.TenantID || v.CustomerID != "" && o.CustomerID != v.CustomerID {
 		return View{}, ErrNotFound
 	}
 	return View{Order: *entry.Value, Age: entry.Age, Stale: entry.Stale}, nil
