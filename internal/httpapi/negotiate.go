@@ -12,7 +12,8 @@ import (
 )
 
 // negotiable returns the members of an Accept-… header and how much each is wanted, in
-// thousandths. Members that are malformed are left out. It allocates nothing.
+// thousandths. What is malformed, or has another parameter than a weight, is not wanted: 0. It
+// allocates nothing.
 func negotiable(values []string) iter.Seq2[string, int] {
 	return func(yield func(member string, q int) bool) {
 		for _, value := range values {
@@ -20,11 +21,11 @@ func negotiable(values []string) iter.Seq2[string, int] {
 				var member string
 				member, value, more = strings.Cut(value, ",")
 				name, weight, weighed := strings.Cut(member, ";")
-				q, ok := 1000, true
+				q := 1000
 				if weighed {
-					q, ok = parseWeight(strings.Trim(weight, " \t"))
+					q = parseWeight(strings.Trim(weight, " \t"))
 				}
-				if name = strings.Trim(name, " \t"); name != "" && ok && !yield(name, q) {
+				if name = strings.Trim(name, " \t"); name != "" && !yield(name, q) {
 					return
 				}
 			}
@@ -32,19 +33,22 @@ func negotiable(values []string) iter.Seq2[string, int] {
 	}
 }
 
-// parseWeight reads the "q=0.5" of RFC 9110, in thousandths.
-func parseWeight(s string) (int, bool) {
+// parseWeight reads the "q=0.5" of RFC 9110, in thousandths. What is none is 0.
+func parseWeight(s string) int {
 	if len(s) < 3 || len(s) > len("q=0.123") || s[0]|0x20 != 'q' || s[1] != '=' || s[2] != '0' && s[2] != '1' || len(s) > 3 && s[3] != '.' {
-		return 0, false
+		return 0
 	}
 	q := int(s[2]-'0') * 1000
 	for i, unit := 4, 100; i < len(s); i, unit = i+1, unit/10 {
 		if s[i] < '0' || s[i] > '9' {
-			return 0, false
+			return 0
 		}
 		q += int(s[i]-'0') * unit
 	}
-	return q, q <= 1000
+	if q > 1000 {
+		return 0
+	}
+	return q
 }
 
 // acceptedEncoding returns the encoding that a caller likes best of those there are.

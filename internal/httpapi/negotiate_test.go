@@ -36,6 +36,8 @@ func TestAnEncodingIsChosenByWhatTheCallerLikes(t *testing.T) {
 		{"weights that are none", "gzip;q=2, zstd;q=x, zstd;level=3", encodingIdentity},
 		{"three digits", "gzip;q=0.999, zstd;q=0.998", encodingGzip},
 		{"too many digits", "gzip;q=0.9999", encodingIdentity},
+		{"a weight that is none is no wish, whatever the rest is", "gzip;q=x, *", encodingIdentity},
+		{"a parameter that is none is no wish", "zstd;level=3, gzip;q=0.5;x=y, *;q=0.1", encodingIdentity},
 		{"empty members", ",, gzip ,", encodingGzip},
 		{"part of a name", "gzi, gzipp, zst", encodingIdentity},
 	} {

@@ -59,7 +59,7 @@ func readResponses(about string, media *huma.MediaType) map[string]*huma.Respons
 	headers := func() map[string]*huma.Header {
 		return map[string]*huma.Header{
 			"ETag":             textHeader("Strong: of this version and its content in this language and encoding."),
-			"Cache-Control":    textHeader("What was read with a credential must be asked for each time; without one it may be kept."),
+			"Cache-Control":    textHeader("What was read with a credential must be asked for each time; without one it may be kept, by shared caches if the URL names the tenant and the language."),
 			"Vary":             textHeader("What else the answer depends on."),
 			"Content-Language": textHeader("Of what is in one language."),
 			"Cache-Status":     textHeader("Only if it may be out of date: ttl is below zero by the seconds since it was known to be fresh."),
@@ -130,7 +130,8 @@ func (sf *surface) describeSearchPlaces() *huma.Operation {
 			queryParam("country", "Only what is in this country (ISO 3166-1 alpha-2).", &huma.Schema{Type: huma.TypeString}, "DE"),
 			queryParam("kind", "Only this kind.", &huma.Schema{Type: huma.TypeString, Enum: []any{"country", "city"}}, "city"),
 			queryParam("limit", "The most places to show.", &huma.Schema{Type: huma.TypeInteger, Minimum: number(1), Maximum: number(maxPlaces), Default: defaultPlaces}, 10),
-			langParam()}, readParams("\"h-0123456789abcdef\"")...),
+			queryParam("lang", "The language that is wanted most (BCP 47). With it Accept-Language does not count: where there is none of it, its parents, then English, then any.",
+				&huma.Schema{Type: huma.TypeString}, "de-AT")}, readParams("\"h-0123456789abcdef\"")...),
 		Responses: readResponses("The places.", &huma.MediaType{Schema: schemaOf[placeList](sf)}),
-	})
+	}, slugTooManyReads, slugOverloaded)
 }

@@ -43,6 +43,10 @@ type Options struct {
 	// tenant of products then is named by X-Millrace-Tenant or the parameter "tenant".
 	CatalogPublic bool
 	// CatalogCache is how long others may keep what was read without a credential.
+	// Shared caches may if the URL says everything: if it names the tenant (tenant=, not
+	// the header) of products, and, of what is shown in one language, the language
+	// (lang=) that it is shown in. What depends on headers is for the caller's own cache.
+	// What may be out of date must be asked for each time.
 	CatalogCache HTTPCache
 	// VariantBytes bounds the memory of compressed and translated products and places;
 	// 32 MiB.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,17 +38,18 @@ func (sf *surface) getPlace(ctx context.Context, ex *exchange, r *http.Request) 
 		ex.refuse(noLanguage(lang))
 		return
 	}
-	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
-	if err != nil {
+	text := r.PathValue("id")
+	id, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || text[0] < '1' || text[0] > '9' { // a place has one address
 		ex.refuse(problemOf(ctx, place.ErrNotFound))
 		return
 	}
 	l, err := s.o.Places.Get(ctx, id, wanted.tags)
 	if err != nil {
-		ex.refuse(problemOf(ctx, err))
+		s.refuseRead(ex, r, s.o.PlacesStale(), err)
 		return
 	}
-	e := entity{visitor: isVisitor(p), language: true, stale: s.o.PlacesStale}
+	e := entity{visitor: isVisitor(p), named: true, language: !slices.Contains(wanted.chain[:wanted.own], l.Key.Language), stale: s.o.PlacesStale}
 	d := document{body: l.Body, tag: contentTag(l.Place.Version, l.Sum, l.Key.Language), language: ex.value(l.Key.Language)}
 	s.show(ex, r, &e, &d, source{variantKey{place: l.Key.ID, language: l.Key.Language}, l.Sum})
 }
@@ -64,10 +66,14 @@ const (
 func (sf *surface) searchPlaces(ctx context.Context, ex *exchange, r *http.Request) {
 	s := sf.server
 	p, refused := sf.permit(ctx, ex, r, placeReaders)
+	if refused == nil {
+		refused = s.reads.enter(readerOf(p))
+	}
 	if refused != nil {
 		ex.refuse(refused)
 		return
 	}
+	defer s.reads.leave(readerOf(p)) // as of listProducts
 	q := queryOf(r)
 	query := place.Query{Prefix: q.text("prefix", maxPrefixBytes), CountryCode: strings.ToUpper(q.text("country", countryCodeBytes)),
 		Kind: place.Kind(q.oneOf("kind", string(place.Country), string(place.City)))}
@@ -77,7 +83,11 @@ func (sf *surface) searchPlaces(ctx context.Context, ex *exchange, r *http.Reque
 		ex.refuse(problemOf(ctx, err))
 		return
 	}
-	wanted, ok := s.languages.of(lang, r.Header["Accept-Language"])
+	accepted := r.Header["Accept-Language"]
+	if lang != "" {
+		accepted = nil // the URL says everything then, and caches may rely on it
+	}
+	wanted, ok := s.languages.of(lang, accepted)
 	if !ok {
 		ex.refuse(noLanguage(lang))
 		return
@@ -88,7 +98,7 @@ func (sf *surface) searchPlaces(ctx context.Context, ex *exchange, r *http.Reque
 		ex.refuse(placeQueryProblem(ctx, err))
 		return
 	}
-	e := entity{visitor: isVisitor(p), language: true, stale: s.o.PlacesStale}
+	e := entity{visitor: isVisitor(p), named: true, language: lang == "", stale: s.o.PlacesStale}
 	s.showList(ex, r, &e, "places", func(yield func([]byte) bool) {
 		for _, l := range list {
 			if !yield(l.Body) {

@@ -22,10 +22,11 @@ func (sf *surface) getProduct(ctx context.Context, ex *exchange, r *http.Request
 		return
 	}
 	lang, ok := onlyLang(r.URL.RawQuery)
+	named := false
 	if !ok {
 		q := queryOf(r)
 		lang = q.take("lang")
-		s.catalogTenant(p, q)
+		named = s.catalogTenant(p, q)
 		if err := q.err(); err != nil {
 			ex.refuse(problemOf(ctx, err))
 			return
@@ -35,10 +36,10 @@ func (sf *surface) getProduct(ctx context.Context, ex *exchange, r *http.Request
 	defer cancel()
 	it, err := s.visibleProduct(ctx, p, r.PathValue("sku"))
 	if err != nil {
-		ex.refuse(problemOf(ctx, err))
+		s.refuseRead(ex, r, s.o.CatalogStale(), err)
 		return
 	}
-	e := entity{visitor: isVisitor(p), stale: s.o.CatalogStale}
+	e := entity{visitor: isVisitor(p), named: named, stale: s.o.CatalogStale}
 	if lang == "" {
 		s.show(ex, r, &e, &document{body: it.Body, tag: contentTag(it.Version, it.Sum, "")}, productSource(it))
 		return
@@ -67,15 +68,17 @@ func (s *Server) visibleProduct(ctx context.Context, p *auth.Principal, sku stri
 	return it, err
 }
 
-// catalogTenant reads the parameter that names the tenant of a public catalogue.
-// The tenant of a credential cannot be changed by it.
-func (s *Server) catalogTenant(p *auth.Principal, q *paramReader) {
+// catalogTenant reads the parameter that names the tenant of a public catalogue, and
+// says whether it does. The tenant of a credential cannot be changed by it.
+func (s *Server) catalogTenant(p *auth.Principal, q *paramReader) (named bool) {
 	if !s.o.CatalogPublic {
-		return
+		return false
 	}
-	if given := q.take("tenant"); given != "" && given != p.TenantID {
+	given := q.take("tenant")
+	if given != "" && given != p.TenantID {
 		q.wrong("tenant", "is another tenant than that of the credential or the header; leave it out")
 	}
+	return given != ""
 }
 
 // listProducts shows a page of products: by SKU, those of a category by position, or
@@ -93,7 +96,7 @@ func (sf *surface) listProducts(ctx context.Context, ex *exchange, r *http.Reque
 	// Until the answer is written: a client that does not read holds its slot, for as
 	// long as it may take to write.
 	defer s.reads.leave(readerOf(p))
-	query, slug, err := s.readProductQuery(p, r)
+	query, slug, named, err := s.readProductQuery(p, r)
 	var page catalog.Page
 	if err == nil {
 		ctx, cancel := s.timed(ctx, s.catalogInMemory)
@@ -107,7 +110,7 @@ func (sf *surface) listProducts(ctx context.Context, ex *exchange, r *http.Reque
 	var room [64]byte
 	end := append(room[:0], `],"nextCursor":`...)
 	end = append(appendString(end, page.Next), '}', '\n')
-	e := entity{visitor: isVisitor(p), stale: s.o.CatalogStale}
+	e := entity{visitor: isVisitor(p), named: named, stale: s.o.CatalogStale}
 	s.showList(ex, r, &e, "products", func(yield func([]byte) bool) {
 		for _, it := range page.Items {
 			if !yield(it.Body) {
@@ -117,24 +120,25 @@ func (sf *surface) listProducts(ctx context.Context, ex *exchange, r *http.Reque
 	}, string(end))
 }
 
-// readProductQuery reads what a list of products is to have.
-func (s *Server) readProductQuery(p *auth.Principal, r *http.Request) (query catalog.Query, slug string, err error) {
+// readProductQuery reads what a list of products is to have; named is as of
+// catalogTenant.
+func (s *Server) readProductQuery(p *auth.Principal, r *http.Request) (query catalog.Query, slug string, named bool, err error) {
 	q := queryOf(r)
 	query = catalog.Query{TenantID: p.TenantID, Category: q.text("category", 400), Inactive: q.oneOf("inactive", "true", "false") == "true"}
 	slug = q.text("slug", maxCursorBytes)
 	query.Limit = q.number("limit", defaultLimit, 1, maxLimit)
 	query.Cursor = q.text("cursor", maxCursorBytes)
-	s.catalogTenant(p, q)
+	named = s.catalogTenant(p, q)
 	if slug != "" && (query.Category != "" || query.Cursor != "") {
 		q.wrong("slug", "names one product, whatever its category and page; leave category and cursor out")
 	}
 	if err := q.err(); err != nil {
-		return query, "", err
+		return query, "", false, err
 	}
 	if query.Inactive && !p.Has(auth.ScopeCatalogWrite) {
-		return query, "", scopeMissing(p, auth.ScopeCatalogWrite)
+		return query, "", false, scopeMissing(p, auth.ScopeCatalogWrite)
 	}
-	return query, slug, nil
+	return query, slug, named, nil
 }
 
 // findProducts returns a page of products.

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -12,6 +13,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"millrace/internal/auth"
+	"millrace/internal/catalog"
+	"millrace/internal/place"
 )
 
 // What is read from memory goes out here: hot routes, so that nothing is formatted
@@ -27,28 +30,39 @@ const selfMeasuredBytes = 2048
 
 // caching is what the headers of reads from memory say to caches. It is made once.
 type caching struct {
-	public []string
-	vary   [2][2][]string // by whether a credential is optional, and Accept-Language counts
+	// fresh and stale are what visitors are told, by whether the URL says everything:
+	// only then may a cache that others use keep it, as not all heed Vary.
+	fresh, stale [2][]string
+	// vary is by who can ask and whether Accept-Language counts.
+	vary [3][2][]string
 }
 
+// Who can ask.
+const (
+	askedWithCredential = iota
+	askedByVisitorsToo
+	askedByOperator
+)
+
 func newCaching(c HTTPCache) *caching {
-	fresh := "public, no-cache"
+	fresh := "no-cache"
 	if c.MaxAge >= time.Second || c.StaleWhileRevalidate >= time.Second {
-		fresh = fmt.Sprintf("public, max-age=%d", c.MaxAge/time.Second)
+		fresh = fmt.Sprintf("max-age=%d", c.MaxAge/time.Second)
 		if c.StaleWhileRevalidate >= time.Second {
 			fresh += fmt.Sprintf(", stale-while-revalidate=%d", c.StaleWhileRevalidate/time.Second)
 		}
 	}
-	const encoding, language, caller = "Accept-Encoding", ", Accept-Language", ", Authorization, X-Api-Key, " + tenantHeader
-	return &caching{public: []string{fresh}, vary: [2][2][]string{
-		{{encoding}, {encoding + language}},
-		{{encoding + caller}, {encoding + language + caller}},
-	}}
+	made := &caching{fresh: [2][]string{{"private, " + fresh}, {"public, " + fresh}}, stale: [2][]string{valueNoCache, {"public, no-cache"}}}
+	for who, caller := range [...]string{"Authorization, X-Api-Key", "Authorization, X-Api-Key, " + tenantHeader, tenantHeader} {
+		made.vary[who] = [2][]string{{"Accept-Encoding, " + caller}, {"Accept-Encoding, Accept-Language, " + caller}}
+	}
+	return made
 }
 
 // entity is what a read from memory answers with besides the bytes.
 type entity struct {
 	visitor  bool                 // who reads showed no credential
+	named    bool                 // the URL says whose it is, or it is nobody's
 	language bool                 // Accept-Language counted
 	stale    func() time.Duration // as of Options.CatalogStale
 	tag      string
@@ -62,23 +76,30 @@ type entity struct {
 func (s *Server) head(ex *exchange, r *http.Request, e *entity) (done bool) {
 	h := ex.Header()
 	h["Etag"] = ex.value(e.tag)
-	h["Cache-Control"] = valueNoCache
-	if e.visitor {
-		h["Cache-Control"] = s.caching.public
-	}
-	public, language := 0, 0
-	if s.o.CatalogPublic && ex.surface == s.public {
-		public = 1
+	who, language, open := askedWithCredential, 0, 0
+	switch {
+	case ex.surface == s.control:
+		who = askedByOperator
+	case s.o.CatalogPublic:
+		who = askedByVisitorsToo
 	}
 	if e.language {
 		language = 1
 	}
-	h["Vary"] = s.caching.vary[public][language]
+	h["Vary"] = s.caching.vary[who][language]
 	if e.lang != nil {
 		h["Content-Language"] = e.lang
 	}
-	if age := e.stale(); age >= staleAfter {
-		h["Cache-Status"] = []string{s.staleStatus(ex.route.path, true, age)}
+	stale := s.sayStale(ex, e.stale())
+	h["Cache-Control"] = valueNoCache
+	if e.visitor {
+		if e.named && !e.language {
+			open = 1
+		}
+		h["Cache-Control"] = s.caching.fresh[open]
+		if stale {
+			h["Cache-Control"] = s.caching.stale[open] // or others would have it for fresh
+		}
 	}
 	if known := r.Header["If-None-Match"]; len(known) > 0 && matches(known, e.tag) {
 		ex.WriteHeader(http.StatusNotModified)
@@ -94,6 +115,24 @@ func (s *Server) head(ex *exchange, r *http.Request, e *entity) (done bool) {
 	}
 	ex.WriteHeader(http.StatusOK)
 	return isHead
+}
+
+// sayStale says so if what is in memory may be out of date by age.
+func (s *Server) sayStale(ex *exchange, age time.Duration) bool {
+	if age < staleAfter {
+		return false
+	}
+	ex.Header()["Cache-Status"] = []string{s.staleStatus(ex.route.path, true, age)}
+	return true
+}
+
+// refuseRead answers a read from memory with why there is nothing to show. That there
+// is none may be out of date too.
+func (s *Server) refuseRead(ex *exchange, r *http.Request, age time.Duration, err error) {
+	if errors.Is(err, catalog.ErrNotFound) || errors.Is(err, place.ErrNotFound) {
+		s.sayStale(ex, age)
+	}
+	ex.refuse(problemOf(ex.context(r), err))
 }
 
 // staleStatus is the Cache-Status (RFC 9211) of an answer that is served although it

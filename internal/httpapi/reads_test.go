@@ -47,7 +47,7 @@ func TestReadsAreBoundedByTenantAndInAll(t *testing.T) {
 	}
 	read("admin")
 	read("admin")
-	for _, target := range []string{"/events", "/events/stats", "/dead-letters"} {
+	for _, target := range []string{"/events", "/events/stats", "/dead-letters", "/products", "/places?prefix=m"} {
 		if p := wantProblem(t, f.call("GET", target, ""), 429, "too-many-reads"); p.RetryAfter == 0 {
 			t.Errorf("%s: no retryAfter", target)
 		}

@@ -124,50 +124,102 @@ func TestSmallBodiesGoOutAsTheyAre(t *testing.T) {
 }
 
 func TestWhatOthersMayKeepDependsOnTheCredential(t *testing.T) {
+	var since time.Duration
 	f := newFixture(t, func(o *Options) {
+		o.CatalogStale = func() time.Duration { return since }
+		o.PlacesStale = o.CatalogStale
 		o.CatalogPublic, o.CatalogCache = true, HTTPCache{MaxAge: 10 * time.Second, StaleWhileRevalidate: time.Minute}
 	})
 	f.mustPut("/products/tee", aWorldlyProduct)
-	const caller = ", Authorization, X-Api-Key, X-Millrace-Tenant"
+	const caller, fresh = ", Authorization, X-Api-Key, X-Millrace-Tenant", "max-age=10, stale-while-revalidate=60"
 	for _, c := range []struct{ name, target, credential, cache, vary string }{
-		{"a visitor's product", "/products/tee?tenant=demo", "", "public, max-age=10, stale-while-revalidate=60", "Accept-Encoding" + caller},
-		{"a visitor's product in a language that it has", "/products/tee?tenant=demo&lang=de", "", "public, max-age=10, stale-while-revalidate=60", "Accept-Encoding" + caller},
-		{"a visitor's product in a language that it has not", "/products/tee?tenant=demo&lang=ja", "", "public, max-age=10, stale-while-revalidate=60", "Accept-Encoding, Accept-Language" + caller},
-		{"a visitor's list", "/products?tenant=demo", "", "public, max-age=10, stale-while-revalidate=60", "Accept-Encoding" + caller},
-		{"a visitor's place", "/places/276", "", "public, max-age=10, stale-while-revalidate=60", "Accept-Encoding, Accept-Language" + caller},
-		{"a visitor's places", "/places?prefix=m", "", "public, max-age=10, stale-while-revalidate=60", "Accept-Encoding, Accept-Language" + caller},
-		{"a product with a credential", "/products/tee", "Bearer buyer", "private, no-cache", "Accept-Encoding" + caller},
-		{"a list with a credential", "/products", "Bearer buyer", "private, no-cache", "Accept-Encoding" + caller},
-		{"a place with a credential", "/places/276", "Bearer other", "private, no-cache", "Accept-Encoding, Accept-Language" + caller},
+		{"a visitor's product", "/products/tee?tenant=demo", "", "public, " + fresh, "Accept-Encoding" + caller},
+		{"a visitor's product, of the tenant in the header", "/products/tee", "", "private, " + fresh, "Accept-Encoding" + caller},
+		{"a visitor's product in a language that it has", "/products/tee?tenant=demo&lang=de", "", "public, " + fresh, "Accept-Encoding" + caller},
+		{"the same, of the tenant in the header", "/products/tee?lang=de", "", "private, " + fresh, "Accept-Encoding" + caller},
+		{"a visitor's product in a language that it has not", "/products/tee?tenant=demo&lang=ja", "", "private, " + fresh, "Accept-Encoding, Accept-Language" + caller},
+		{"a visitor's list", "/products?tenant=demo", "", "public, " + fresh, "Accept-Encoding" + caller},
+		{"a visitor's list, of the tenant in the header", "/products", "", "private, " + fresh, "Accept-Encoding" + caller},
+		{"a visitor's place", "/places/276", "", "private, " + fresh, "Accept-Encoding, Accept-Language" + caller},
+		{"a visitor's place in a language that it has", "/places/276?lang=de-AT", "", "public, " + fresh, "Accept-Encoding" + caller},
+		{"a visitor's place in a language that it has not", "/places/276?lang=ja", "", "private, " + fresh, "Accept-Encoding, Accept-Language" + caller},
+		{"a visitor's places", "/places?prefix=m", "", "private, " + fresh, "Accept-Encoding, Accept-Language" + caller},
+		{"a visitor's places in a language", "/places?prefix=m&lang=ja", "", "public, " + fresh, "Accept-Encoding" + caller},
+		{"a product with a credential", "/products/tee?tenant=demo", "Bearer buyer", "private, no-cache", "Accept-Encoding" + caller},
+		{"a list with a credential", "/products?tenant=demo", "Bearer buyer", "private, no-cache", "Accept-Encoding" + caller},
+		{"a place with a credential", "/places/276?lang=de", "Bearer other", "private, no-cache", "Accept-Encoding" + caller},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := f.call("GET", c.target, "", "Authorization", c.credential)
-			for range 2 {
-				if got := w.Header(); got.Get("Cache-Control") != c.cache || got.Get("Vary") != c.vary || got.Get("ETag") == "" {
-					t.Errorf("%d %v", w.Code, got)
+			headers := []string{"Authorization", c.credential}
+			if strings.HasPrefix(c.target, "/products") && !strings.Contains(c.target, "tenant=") {
+				headers = append(headers, tenantHeader, "demo")
+			}
+			for _, late := range []bool{false, true} {
+				cache := c.cache
+				if since = 0; late {
+					since = time.Minute
+					cache, _, _ = strings.Cut(cache, ",")
+					cache += ", no-cache" // others must not have it for fresh
 				}
-				w = f.call("GET", c.target, "", "Authorization", c.credential, "If-None-Match", w.Header().Get("ETag"))
-				if w.Code != 304 {
-					t.Errorf("%d with the ETag", w.Code)
+				w := f.call("GET", c.target, "", headers...)
+				for range 2 {
+					if got := w.Header(); got.Get("Cache-Control") != cache || got.Get("Vary") != c.vary || got.Get("ETag") == "" || late != (got.Get("Cache-Status") != "") {
+						t.Errorf("%d %v", w.Code, got)
+					}
+					w = f.call("GET", c.target, "", append(headers, "If-None-Match", w.Header().Get("ETag"))...)
+					if w.Code != 304 {
+						t.Errorf("%d with the ETag", w.Code)
+					}
 				}
 			}
 		})
+	}
+	// What a shared cache keeps by the URL alone is the same for everybody.
+	for _, target := range []string{"/products/tee?tenant=demo&lang=de", "/places/276?lang=de", "/places?prefix=m&lang=ja", "/places?country=CH&lang=ja"} {
+		one, other := f.call("GET", target, "", "Authorization", "", "Accept-Language", "fr"), f.call("GET", target, "", "Authorization", "", "Accept-Language", "de, en;q=0.1")
+		if one.Body.String() != other.Body.String() || one.Header().Get("ETag") != other.Header().Get("ETag") {
+			t.Errorf("%s: %s and %s", target, one.Body, other.Body)
+		}
 	}
 	for _, target := range []string{"/products/none?tenant=demo", "/products/tee", "/places/1", "/products?tenant=demo&x=y"} {
 		if w := f.call("GET", target, "", "Authorization", ""); w.Code < 400 || w.Header().Get("Cache-Control") != "no-store" || w.Header().Get("ETag") != "" {
 			t.Errorf("%s: %d %v", target, w.Code, w.Header())
 		}
 	}
-	private := newFixture(t)
-	if w := private.call("GET", "/places/276", ""); w.Header().Get("Vary") != "Accept-Encoding, Accept-Language" {
-		t.Errorf("%v", w.Header())
-	}
-	wantProblem(t, private.call("GET", "/places/276", "", "Authorization", ""), 401, "token-missing")
-	for cache, want := range map[HTTPCache]string{{}: "public, no-cache", {MaxAge: time.Minute}: "public, max-age=60", {StaleWhileRevalidate: time.Second}: "public, max-age=0, stale-while-revalidate=1"} {
-		if got := newCaching(cache).public[0]; got != want {
+	for cache, want := range map[HTTPCache]string{{}: "no-cache", {MaxAge: time.Minute}: "max-age=60", {StaleWhileRevalidate: time.Second}: "max-age=0, stale-while-revalidate=1"} {
+		if got := newCaching(cache).fresh; got[0][0] != "private, "+want || got[1][0] != "public, "+want {
 			t.Errorf("%+v: %q, want %q", cache, got, want)
 		}
 	}
+}
+
+func TestWhoAsksIsToldToCachesWhereCredentialsAreNeeded(t *testing.T) {
+	f := newFixture(t)
+	f.mustPut("/products/tee", aProduct)
+	f.orders.set(aStoredOrder())
+	for target, vary := range map[string]string{
+		"/products/tee": "Accept-Encoding, Authorization, X-Api-Key", "/products/tee?lang=ja": "Accept-Encoding, Accept-Language, Authorization, X-Api-Key",
+		"/products": "Accept-Encoding, Authorization, X-Api-Key", "/places/276": "Accept-Encoding, Accept-Language, Authorization, X-Api-Key",
+	} {
+		if w := f.call("GET", target, ""); w.Code != 200 || w.Header().Get("Vary") != vary {
+			t.Errorf("%s: %d %v", target, w.Code, w.Header())
+		}
+		operator := strings.Replace(vary, "Authorization, X-Api-Key", "X-Millrace-Tenant", 1)
+		w := f.callOn(f.server.ControlHandler(), "GET", target, "", tenantHeader, "demo")
+		if w.Code != 200 || w.Header().Get("Vary") != operator || w.Header().Get("Cache-Control") != "private, no-cache" {
+			t.Errorf("the operator's %s: %d %v", target, w.Code, w.Header())
+		}
+	}
+	status := "/orders/" + testOrderID + "/status"
+	w := f.call("GET", status, "")
+	for range 2 {
+		if w.Header().Get("Vary") != "Authorization, X-Api-Key" {
+			t.Errorf("%d %v", w.Code, w.Header())
+		}
+		w = f.call("GET", status, "", "If-None-Match", w.Header().Get("ETag"))
+	}
+	wantProblem(t, f.call("GET", status, "", "Authorization", "Bearer other", "If-None-Match", w.Header().Get("ETag")), 404, "not-found")
+	wantProblem(t, f.call("GET", "/places/276", "", "Authorization", ""), 401, "token-missing")
 }
 
 func TestAVisitorLearnsNothingOfWhatIsNotOnSale(t *testing.T) {
@@ -378,13 +430,18 @@ func TestReadsSayWhenMemoryIsNotCompleteOrMayBeOutOfDate(t *testing.T) {
 			if got := w.Header().Get("Cache-Status"); w.Code != 200 || got != c.want {
 				t.Errorf("%s after %v: %d %q", target, c.since, w.Code, got)
 			}
+			for _, none := range []string{"/products/none", "/products/none?lang=de", "/places/1"} {
+				if w := f.call("GET", none, ""); w.Code != 404 || w.Header().Get("Cache-Status") != c.want {
+					t.Errorf("%s after %v: %d %v", none, c.since, w.Code, w.Header())
+				}
+			}
 			if w := f.call("GET", target, "", "If-None-Match", w.Header().Get("ETag")); w.Code != 304 || w.Header().Get("Cache-Status") != c.want {
 				t.Errorf("%s after %v, 304: %d %q", target, c.since, w.Code, w.Header())
 			}
 		}
 	}
-	if n := testutil.ToFloat64(f.server.metrics.stale.WithLabelValues("/products/{sku}")); n != 8 {
-		t.Errorf("%v stale products are counted, want 8", n)
+	if n := testutil.ToFloat64(f.server.metrics.stale.WithLabelValues("/products/{sku}")); n != 28 {
+		t.Errorf("%v stale products are counted, want 28", n)
 	}
 	f.catalog.loading, f.places.ready = true, errors.New("loading: 40,000 records")
 	for _, target := range targets {
