@@ -90,7 +90,7 @@ func NewReads(o ReadsOptions) (*Reads, error) {
 // store's own error says more, and what it is tells a reader when to come again.
 const loadGrace = time.Second
 
-func readOptions[V any](name string, o *ReadsOptions, maxBytes int64, weigh func(string, V) int) cache.Options[V] {
+func readOptions[V kept](name string, o *ReadsOptions, maxBytes int64, weigh func(string, V) int) cache.Options[V] {
 	return cache.Options[V]{
 		Name: name, TTL: o.TTL, NegativeTTL: o.NegativeTTL, StaleFor: o.StaleFor, SoftTimeout: o.SoftTimeout, HardTimeout: o.LoadTimeout + loadGrace,
 		MaxBytes: maxBytes, Weigh: weigh, Encode: encodeRead[V], Decode: decodeRead[V],
@@ -114,7 +114,8 @@ const (
 
 // order returns an order of a tenant, whoever may see it.
 func (r *Reads) order(ctx context.Context, store Store, tenantID, id string) (cache.Entry[*Order], error) {
-	entry, err := r.orders.Get(ctx, orderKey(tenantID, id), func(ctx context.Context) (cache.Loaded[*Order], error) {
+	key := orderKey(tenantID, id)
+	load := func(ctx context.Context) (cache.Loaded[*Order], error) {
 		ctx, cancel := context.WithTimeout(ctx, r.loadTimeout)
 		defer cancel()
 		o, err := store.Order(ctx, tenantID, id)
@@ -122,7 +123,11 @@ func (r *Reads) order(ctx context.Context, store Store, tenantID, id string) (ca
 			err = cache.ErrNotFound
 		}
 		return cache.Loaded[*Order]{Value: readable(&o), Version: o.Version}, err
-	})
+	}
+	entry, err := r.orders.Get(ctx, key, load)
+	if err == nil && (entry.Value.TenantID != tenantID || entry.Value.ID != id) {
+		entry, err = past(ctx, r.orders, key, load)
+	}
 	if errors.Is(err, cache.ErrNotFound) {
 		err = ErrNotFound
 	}
@@ -131,12 +136,39 @@ func (r *Reads) order(ctx context.Context, store Store, tenantID, id string) (ca
 
 // page returns the first page of a query that keepsPage.
 func (r *Reads) page(ctx context.Context, store Store, q Query) (cache.Entry[*Page], error) {
-	return r.pages.Get(ctx, pageKey(&q), func(ctx context.Context) (cache.Loaded[*Page], error) {
+	key := pageKey(&q)
+	load := func(ctx context.Context) (cache.Loaded[*Page], error) {
 		ctx, cancel := context.WithTimeout(ctx, r.loadTimeout)
 		defer cancel()
 		page, err := readPage(ctx, store, q)
 		return cache.Loaded[*Page]{Value: page, Tags: []string{customerTag(q.TenantID, q.CustomerID)}}, err
-	})
+	}
+	entry, err := r.pages.Get(ctx, key, load)
+	if err == nil && !entry.Value.isOf(q.TenantID, q.CustomerID) {
+		entry, err = past(ctx, r.pages, key, load)
+	}
+	return entry, err
+}
+
+// isOf says whether all orders of a page are of one customer.
+func (p *Page) isOf(tenantID, customerID string) bool {
+	for i := range p.Orders {
+		if o := &p.Orders[i]; o.TenantID != tenantID || o.CustomerID != customerID {
+			return false
+		}
+	}
+	return true
+}
+
+// past asks the store itself where the cache holds, under a key, what is not of that
+// key: somebody else wrote it into the remote level. All forget it.
+func past[V any](ctx context.Context, c *cache.Cache[V], key string, load func(context.Context) (cache.Loaded[V], error)) (cache.Entry[V], error) {
+	c.Invalidate(ctx, cache.Change{Key: key})
+	loaded, err := load(ctx)
+	if err != nil {
+		return cache.Entry[V]{}, err
+	}
+	return cache.Entry[V]{Value: loaded.Value, Version: loaded.Version}, nil
 }
 
 // readPage reads a page for readers.

@@ -2,7 +2,9 @@ package order
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 )
 
 // codecVersion is the first byte of what Encode of a read writes: a binary whose
@@ -28,13 +30,46 @@ func encodeRead[V any](v V) ([]byte, error) {
 	return append([]byte{codecVersion}, text...), nil
 }
 
-// decodeRead reads what encodeRead of the same version wrote.
-func decodeRead[V any](data []byte) (v V, err error) {
+// kept is what Reads keeps.
+type kept interface {
+	*Order | *Page
+	// possible says what is wrong with what was decoded, nil or not: whoever can
+	// write to the remote level may have written anything.
+	possible() error
+}
+
+// decodeRead reads what encodeRead of the same version wrote, and refuses what it
+// cannot have written.
+func decodeRead[V kept](data []byte) (v V, err error) {
 	if len(data) == 0 || data[0] != codecVersion {
 		return v, fmt.Errorf("it was written by a version whose orders look otherwise; this one writes %d", codecVersion)
 	}
-	err = json.Unmarshal(data[1:], &v)
-	return v, err
+	if err = json.Unmarshal(data[1:], &v); err == nil {
+		err = v.possible()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func (o *Order) possible() error {
+	if o == nil || o.TenantID == "" || o.ID == "" || o.Version < 1 || !slices.Contains(Statuses(), o.Status) {
+		return errors.New("it is no order: tenant, id, version or status is missing")
+	}
+	return nil
+}
+
+func (p *Page) possible() error {
+	if p == nil {
+		return errors.New("it is no page of orders")
+	}
+	for i := range p.Orders {
+		if err := p.Orders[i].possible(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Bytes that an order and its parts take in memory besides their texts, roughly.

@@ -63,6 +63,8 @@ func TestWhatAnotherVersionWroteIsIgnored(t *testing.T) {
 		"no version":      good[1:],
 		"cut off":         good[:len(good)-1],
 		"another kind":    append([]byte{codecVersion}, `["a"]`...),
+		"null":            append([]byte{codecVersion}, `null`...),
+		"a broken order":  append([]byte{codecVersion}, `{"Orders":[{"TenantID":"demo","ID":"o1","Status":"placed"}]}`...),
 	} {
 		if page, err := decodeRead[*Page](data); err == nil {
 			t.Errorf("%s is read as %+v", name, page)

@@ -51,3 +51,57 @@ func TestAnOrderOfAnotherTenantIsShownToNobodyWhateverItLiesUnder(t *testing.T) 
 		}
 	})
 }
+
+func TestWhatCannotBeThatOrderIsReadFromTheStoreInstead(t *testing.T) {
+	for name, data := range map[string]string{
+		"nothing":            "\x01null",
+		"an order of nobody": "\x01{}",
+		"of another tenant":  "\x01" + othersO1,
+		"another order":      "\x01" + annsO9,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &metered{memory: newMemory(annsOrder())}
+				s, done := newShop(t, store, order.ReadsOptions{Remote: planted{data, 99}})
+				defer done()
+				synctest.Wait() // it is known that Redis is there
+				for range 3 {
+					view, err := s.Cached(t.Context(), ann, "o1")
+					if o := view.Order; err != nil || o.TenantID != "demo" || o.ID != "o1" || o.Version != 1 {
+						t.Errorf("order %q of %q, version %d, %v; want o1 of demo, version 1", o.ID, o.TenantID, o.Version, err)
+					}
+				}
+				store.away.Store(true)
+				time.Sleep(time.Minute)
+				if view, err := s.Cached(t.Context(), ann, "o1"); err == nil && (view.Order.TenantID != "demo" || view.Order.ID != "o1") {
+					t.Errorf("while the database is away: order %q of %q", view.Order.ID, view.Order.TenantID)
+				}
+			})
+		})
+	}
+}
+
+func TestAPageOfSomebodyElsesOrdersIsReadFromTheStoreInstead(t *testing.T) {
+	for name, data := range map[string]string{
+		"nothing":                   "\x01null",
+		"an order of nobody":        "\x01" + `{"Orders":[{}]}`,
+		"of another tenant":         "\x01" + `{"Orders":[` + othersO1 + `]}`,
+		"of another customer":       "\x01" + `{"Orders":[` + bobsO1 + `]}`,
+		"one of another customer's": "\x01" + `{"Orders":[` + annsO9 + `,` + bobsO1 + `]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &metered{memory: newMemory(annsOrder())}
+				s, done := newShop(t, store, order.ReadsOptions{Remote: planted{data, 0}})
+				defer done()
+				synctest.Wait() // it is known that Redis is there
+				for range 3 {
+					view, err := s.CachedList(t.Context(), ann, order.Query{Limit: 10})
+					if err != nil || len(view.Page.Orders) != 1 || view.Page.Orders[0].ID != "o1" || view.Page.Orders[0].CustomerID != "ann" {
+						t.Errorf("%+v, %v; want ann's o1", view.Page.Orders, err)
+					}
+				}
+			})
+		})
+	}
+}
