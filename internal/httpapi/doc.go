@@ -20,7 +20,8 @@
 // Products and places are read from memory (reads.go): their bodies were rendered when
 // they changed, and what is made of them on first use, one language or a compressed
 // form, is kept within a bound (variants.go). Each representation has a strong ETag of
-// its own; what no credential was shown for may be kept by others.
+// its own (etag.go); what no credential was shown for may be kept, by shared caches if
+// the URL says all that it depends on.
 //
 // The order of checks for events is the order of their cost: credential, scope,
 // whether the log takes anything at all, the tenant's rate, the declared size,

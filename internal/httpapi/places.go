@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
@@ -170,7 +171,16 @@ func (sf *surface) importPlaces() handler {
 			if err != nil {
 				return err
 			}
+			counts := map[int64]int{} // by id, the last that could be applied: see place.Store.Put
+			for j := range put.Places {
+				if errs[j] == nil {
+					counts[put.Places[j].ID] = j
+				}
+			}
 			for j, i := range index {
+				if last := counts[put.Places[j].ID]; errs[j] == nil && last != j {
+					errs[j] = fmt.Errorf("overridden by line %d of this request, which has the same id; give each place once", lines[index[last]].Line)
+				}
 				results[i].settle(errs[j], !done[j].Changed)
 			}
 			return nil

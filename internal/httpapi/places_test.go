@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -120,6 +121,37 @@ func TestPlacesAreImportedAsTheirFileHasThem(t *testing.T) {
 	wantProblem(t, f.call("POST", "/control/import/places", country), 404, "not-found")
 	f.places.store.err = errors.New("disk")
 	wantProblem(t, f.callOn(control, "POST", "/control/import/places", country, tenantHeader, "demo"), 500, "internal")
+}
+
+func TestOfSeveralLinesWithOnePlaceOnlyTheLastIsApplied(t *testing.T) {
+	f := newFixture(t)
+	lines := []string{
+		`{"line":11,"id":4,"kind":"country","code":"AF","names":{"en":"First"}}`,
+		`{"line":12,"id":8,"kind":"country","code":"AL","names":{"en":"Albania"}}`,
+		`{"line":13,"id":4,"kind":"country","country":"AF","names":{"en":"Wrong"}}`,
+		`{"line":14,"id":4,"kind":"country","code":"AF","names":{"en":"Last"}}`,
+		`{"line":15,"id":4,"kind":"country","code":"AFG","names":{"en":"Wrong too"}}`,
+	}
+	w := f.callOn(f.server.ControlHandler(), "POST", "/control/import/places", strings.Join(lines, "\n"), tenantHeader, "demo")
+	var got struct{ Results []importResult }
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || len(got.Results) != len(lines) {
+		t.Fatalf("%v %s", err, w.Body)
+	}
+	for i, want := range []importResult{
+		{Line: 11, Error: "overridden by line 14 of this request, which has the same id; give each place once"}, {Line: 12, Applied: true},
+		{Line: 13, Error: "country: is for cities; a country's own code is in code"}, {Line: 14, Applied: true}, {Line: 15},
+	} {
+		r := got.Results[i]
+		if i == 4 && r.Error != "" { // in the domain's words
+			r.Error = ""
+		}
+		if r != want {
+			t.Errorf("%+v, want %+v", got.Results[i], want)
+		}
+	}
+	if w := f.call("GET", "/places/4", ""); !strings.Contains(w.Body.String(), `"name":"Last"`) {
+		t.Errorf("%s", w.Body)
+	}
 }
 
 func TestAnswersFromMemoryTellTheirLengthOnTheWire(t *testing.T) {
