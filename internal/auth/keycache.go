@@ -50,6 +50,7 @@ const (
 
 // judged is what it takes to judge a key.
 type judged struct {
+	ID        string    `json:"id"`
 	TenantID  string    `json:"tenant"`
 	Scopes    []string  `json:"scopes"`
 	Hash      []byte    `json:"hash"`
@@ -58,7 +59,7 @@ type judged struct {
 }
 
 func judgedOf(k *Key) *judged {
-	return &judged{TenantID: k.TenantID, Scopes: k.Scopes, Hash: k.Hash[:], ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt}
+	return &judged{ID: k.ID, TenantID: k.TenantID, Scopes: k.Scopes, Hash: k.Hash[:], ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt}
 }
 
 func (j *judged) version() int64 {
@@ -69,15 +70,15 @@ func (j *judged) version() int64 {
 }
 
 // key returns the parts of a key that Verify looks at.
-func (j *judged) key(id string) Key {
-	k := Key{ID: id, TenantID: j.TenantID, Scopes: j.Scopes, ExpiresAt: j.ExpiresAt, RevokedAt: j.RevokedAt}
+func (j *judged) key() Key {
+	k := Key{ID: j.ID, TenantID: j.TenantID, Scopes: j.Scopes, ExpiresAt: j.ExpiresAt, RevokedAt: j.RevokedAt}
 	copy(k.Hash[:], j.Hash)
 	return k
 }
 
 // keyCodecVersion is the first byte of an encoded key. Another version's are
 // ignored; raise it with every change of judged.
-const keyCodecVersion = 1
+const keyCodecVersion = 2
 
 func encodeKey(j *judged) ([]byte, error) {
 	text, err := json.Marshal(j)
@@ -95,8 +96,8 @@ func decodeKey(data []byte) (*judged, error) {
 	if err := json.Unmarshal(data[1:], j); err != nil {
 		return nil, err
 	}
-	if len(j.Hash) != len(Key{}.Hash) || j.TenantID == "" {
-		return nil, errors.New("it is not an API key: tenant or hash is missing")
+	if len(j.Hash) != len(Key{}.Hash) || j.TenantID == "" || j.ID == "" {
+		return nil, errors.New("it is not an API key: id, tenant or hash is missing")
 	}
 	return j, nil
 }
@@ -169,13 +170,17 @@ func (k *Keys) byID(ctx context.Context, id string) (Key, error) {
 		j := judgedOf(&key)
 		return cache.Loaded[*judged]{Value: j, Version: j.version()}, nil
 	})
-	if errors.Is(err, cache.ErrNotFound) {
+	switch {
+	case errors.Is(err, cache.ErrNotFound):
 		return Key{}, ErrKeyNotFound
-	}
-	if err != nil {
+	case err != nil:
 		return Key{}, err
+	case entry.Value.ID != id || entry.Version != entry.Value.version():
+		// Somebody else wrote that into Redis: all forget it, and the store knows.
+		k.cache.Invalidate(ctx, cache.Change{Key: id})
+		return k.store.ByID(ctx, id)
 	}
-	return entry.Value.key(id), nil
+	return entry.Value.key(), nil
 }
 
 // revoked has every instance forget what it knew of a key, and keeps that it is

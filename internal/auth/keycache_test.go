@@ -344,6 +344,42 @@ func TestAStrangerWhoRevokesAKeyChangesNothingForItsOwner(t *testing.T) {
 	}
 }
 
+func TestAKeyThatLiesInRedisUnderTheNameOfAnotherIsNotBelieved(t *testing.T) {
+	for name, c := range map[string]struct {
+		version int64
+		plant   func(victim, thiefs *Key) *judged
+	}{
+		"another key":                   {1, func(_, thiefs *Key) *judged { return judgedOf(thiefs) }},
+		"a key that is not revoked yet": {2, func(victim, _ *Key) *judged { j := judgedOf(victim); j.TenantID = "other"; return j }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newMemoryKeys()
+				shared := &commons{records: map[string]cache.Record{}, until: map[string]time.Time{}, newest: map[string]int64{}}
+				keys := cachedKeys(t, store, CacheOptions{Remote: shared})
+				defer keys.Close()
+				synctest.Wait() // it is known that Redis is there
+				victim, text := createKey(t, keys, 0)
+				thiefs, thiefsText := createKey(t, keys, 0)
+				data, err := encodeKey(c.plant(&victim, &thiefs))
+				if err != nil {
+					t.Fatal(err)
+				}
+				shared.records[victim.ID] = cache.Record{Data: data, Version: c.version}
+				shared.until[victim.ID] = time.Now().Add(time.Hour)
+				chimera := KeyPrefix + victim.ID + thiefsText[strings.LastIndex(thiefsText, "_"):]
+				for range 3 {
+					_, err := keys.Verify(t.Context(), chimera)
+					wantCode(t, err, CodeKeyUnknown)
+					if p, err := keys.Verify(t.Context(), text); err != nil || p.TenantID != "demo" {
+						t.Errorf("the key itself: %+v, %v", p, err)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestWhatIsSharedOfAKeyIsItsHashAndNeverItsSecret(t *testing.T) {
 	store := newMemoryKeys()
 	keys := testKeys(t, store, nil)
@@ -360,16 +396,18 @@ func TestWhatIsSharedOfAKeyIsItsHashAndNeverItsSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Key{ID: key.ID, TenantID: key.TenantID, Scopes: key.Scopes, Hash: key.Hash, ExpiresAt: key.ExpiresAt}
-	if diff := cmp.Diff(want, j.key(key.ID)); diff != "" {
+	if diff := cmp.Diff(want, j.key()); diff != "" {
 		t.Errorf("what comes back (-want +got):\n%s", diff)
 	}
 	for name, bad := range map[string][]byte{
 		"nothing":         nil,
 		"another version": append([]byte{keyCodecVersion + 1}, data[1:]...),
 		"cut off":         data[:len(data)-1],
-		"no hash":         append([]byte{keyCodecVersion}, `{"tenant":"demo","scopes":["admin"]}`...),
-		"half a hash":     append([]byte{keyCodecVersion}, `{"tenant":"demo","scopes":["admin"],"hash":"AAAA"}`...),
-		"no tenant":       append([]byte{keyCodecVersion}, `{"scopes":["admin"],"hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`...),
+		"null":            append([]byte{keyCodecVersion}, `null`...),
+		"no hash":         append([]byte{keyCodecVersion}, `{"id":"a","tenant":"demo","scopes":["admin"]}`...),
+		"half a hash":     append([]byte{keyCodecVersion}, `{"id":"a","tenant":"demo","scopes":["admin"],"hash":"AAAA"}`...),
+		"no tenant":       append([]byte{keyCodecVersion}, `{"id":"a","scopes":["admin"],"hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`...),
+		"no id":           append([]byte{keyCodecVersion}, `{"tenant":"demo","scopes":["admin"],"hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`...),
 	} {
 		if j, err := decodeKey(bad); err == nil {
 			t.Errorf("%s is read as %+v", name, j)
