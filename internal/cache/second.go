@@ -111,12 +111,18 @@ func (c *Cache[V]) believe(s *shard[V], key string, f *flight[V], rec Record, to
 }
 
 // offer puts a value whose time is over into RAM, to be served if the load fails or
-// is slow, if there is none.
+// is slow, in the place of none or of an older one: nobody may be served what is older
+// than what is known to be.
 func (c *Cache[V]) offer(s *shard[V], key string, f *flight[V], m made[V]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.flights[key] == f && c.peek(key) == nil && m.left+c.o.StaleFor > 0 {
+	it := c.peek(key)
+	switch {
+	case s.flights[key] != f || it != nil && m.version <= it.version:
+	case m.left+c.o.StaleFor > 0:
 		c.keep(s, key, m, f.began)
+	case it != nil:
+		c.ram.Invalidate(key)
 	}
 }
 

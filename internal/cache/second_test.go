@@ -1,0 +1,106 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"millrace/internal/cache"
+)
+
+// level is a second level that answers as a test says.
+type level struct {
+	mu     sync.Mutex
+	answer cache.Record
+	err    error // of Tell
+	told   []cache.News
+	reads  int
+}
+
+func (l *level) set(r cache.Record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answer = r
+}
+
+func (l *level) Check(context.Context, string) (int64, error) { return 1, nil }
+
+func (l *level) Read(context.Context, string, string, cache.Want) (cache.Record, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reads++
+	return l.answer, nil
+}
+
+func (l *level) Store(context.Context, string, string, string, cache.Record) (bool, error) {
+	return true, nil
+}
+
+func (l *level) Release(context.Context, string, string, string) error { return nil }
+
+func (l *level) Tell(_ context.Context, _ string, news []cache.News) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.told = append(l.told, news...)
+	}
+	return 2, l.err
+}
+
+func (l *level) Distrust(context.Context, string) error { return nil }
+
+// over opens a cache over a second level that is in use.
+func over(t testing.TB, l *level, change func(*cache.Options[string])) *cache.Cache[string] {
+	t.Helper()
+	c := open(t, func(o *cache.Options[string]) {
+		o.Remote = l
+		o.Encode = func(v string) ([]byte, error) { return []byte(v), nil }
+		o.Decode = func(b []byte) (string, error) { return string(b), nil }
+		if change != nil {
+			change(o)
+		}
+	})
+	synctest.Wait()
+	return c
+}
+
+// A revoked key is such a value: what the database cannot say, the second level knows.
+func TestWhatIsOverItsTimeInTheSecondLevelButNewerThanWhatIsInRAMIsServedInItsPlace(t *testing.T) {
+	record := func(v string, version int64, left time.Duration) cache.Record {
+		return cache.Record{Found: true, Leased: true, Data: []byte(v), Version: version, Age: time.Second, Left: left}
+	}
+	for _, c := range []struct {
+		name   string
+		answer cache.Record
+		want   string // empty: the load's error
+	}{
+		{"newer", record("revoked", 2, -time.Second), "revoked"},
+		{"newer, and another instance has the lease", func() cache.Record { r := record("revoked", 2, -time.Second); r.Leased = false; return r }(), "revoked"},
+		{"the same", record("other", 1, -time.Second), "live"},
+		{"older", record("older", 0, -time.Second), "live"},
+		{"newer, and too old to be served at all", record("revoked", 2, -time.Hour), ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &level{answer: cache.Record{Leased: true}}
+				ca := over(t, l, nil)
+				want(t, ca, "k", versioned("live", 1), "live", "load")
+				l.set(c.answer)
+				time.Sleep(11 * time.Second)
+				e, err := ca.Get(t.Context(), "k", failing(errAway))
+				if c.want == "" {
+					if !errors.Is(err, errAway) {
+						t.Errorf("got %+v, %v", e, err)
+					}
+					return
+				}
+				if err != nil || e.Value != c.want || !e.Stale {
+					t.Errorf("got %+v, %v; want %q", e, err, c.want)
+				}
+			})
+		})
+	}
+}
