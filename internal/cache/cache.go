@@ -298,8 +298,14 @@ func (c *Cache[V]) answer(key string, f *flight[V]) (e Entry[V], err error, agai
 // an unversioned value replaces what is here, and Remote and the other instances only
 // drop what they have, since nobody could tell which of two is newer. It never waits
 // for Remote or Peers.
-func (c *Cache[V]) Put(_ context.Context, key string, v Loaded[V]) {
+func (c *Cache[V]) Put(ctx context.Context, key string, v Loaded[V]) {
 	v.Version = max(v.Version, 0)
+	weight, err := c.weigh(key, v.Value)
+	if err != nil {
+		c.o.Logger.Error("cache: a value that was put cannot be weighed and is invalidated instead; correct Weigh", "cache", c.o.Name, "error", err)
+		c.Invalidate(ctx, Change{key, v.Version})
+		return
+	}
 	h, since := c.hash(key), c.tags.now()
 	s := &c.shards[h%shards]
 	s.mu.Lock()
@@ -308,7 +314,7 @@ func (c *Cache[V]) Put(_ context.Context, key string, v Loaded[V]) {
 		return
 	}
 	delete(s.flights, key) // what began before loads something older
-	m := made[V]{value: v.Value, version: v.Version, tags: v.Tags, left: c.lifetime(false)}
+	m := made[V]{value: v.Value, version: v.Version, tags: v.Tags, weight: weight, left: c.lifetime(false)}
 	newer := v.Version == 0 || c.newest(s, key) <= v.Version
 	if newer {
 		s.raise(h, v.Version, c.now(), c.now()+int64(c.remembered()))

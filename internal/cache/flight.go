@@ -113,7 +113,12 @@ func (c *Cache[V]) fromLoad(ctx context.Context, s *shard[V], key string, f *fli
 		out := outcome[V]{level: levelLoad, err: err}
 		if err == nil || errors.Is(err, ErrNotFound) {
 			out.made = made[V]{value: loaded.Value, version: max(loaded.Version, 0), tags: loaded.Tags, negative: err != nil, left: c.lifetime(err != nil)}
-			if err == nil && c.outdated(s, key, f, out.version) {
+			if err == nil {
+				out.weight, out.err = c.weigh(key, out.value)
+			}
+			if out.err != nil && err == nil {
+				result = "panic"
+			} else if err == nil && c.outdated(s, key, f, out.version) {
 				result = "outdated"
 				out.err = fmt.Errorf("cache %s: %w", c.o.Name, errOutdated)
 			}

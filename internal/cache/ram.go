@@ -20,6 +20,7 @@ type item[V any] struct {
 	version  int64
 	tags     []string
 	negative bool
+	weight   int   // of the value
 	at       int64 // when it was loaded or put
 	expires  int64 // until then it is fresh
 	dead     int64 // until then it may be served if a load fails
@@ -36,12 +37,13 @@ type made[V any] struct {
 	version   int64
 	tags      []string
 	negative  bool
+	weight    int           // of the value
 	age, left time.Duration // how old it is, and how long it is fresh still
 }
 
 func (c *Cache[V]) newItem(m made[V]) *item[V] {
 	now := c.now()
-	it := &item[V]{value: m.value, version: m.version, tags: m.tags, negative: m.negative, at: now - int64(m.age), expires: now + int64(m.left)}
+	it := &item[V]{value: m.value, version: m.version, tags: m.tags, negative: m.negative, weight: m.weight, at: now - int64(m.age), expires: now + int64(m.left)}
 	it.dead = it.expires
 	it.eager.Store(math.MaxInt64)
 	if !m.negative {
@@ -72,12 +74,9 @@ func (c *Cache[V]) newRAM(clock *otter.CoarseClock) (*otter.Cache[string, *item[
 	return otter.New(&otter.Options[string, *item[V]]{
 		MaximumWeight: uint64(c.o.MaxBytes),
 		Weigher: func(key string, it *item[V]) uint32 {
-			n := itemBytes + len(key)
+			n := itemBytes + len(key) + it.weight
 			for _, tag := range it.tags {
 				n += itemBytes + len(tag) // it is in the index
-			}
-			if !it.negative {
-				n += max(c.o.Weigh(key, it.value), 0)
 			}
 			return uint32(min(n, math.MaxUint32))
 		},

@@ -100,7 +100,10 @@ func (c *Cache[V]) believe(s *shard[V], key string, f *flight[V], rec Record, to
 		out.err = ErrNotFound
 		return out, true
 	}
-	v, err := c.o.Decode(rec.Data)
+	v, err := c.decode(rec.Data)
+	if err == nil {
+		out.weight, err = c.weigh(key, v)
+	}
 	if err != nil {
 		c.m.remoteErrors.WithLabelValues("decode").Inc()
 		c.o.Logger.Debug("cache: an entry of the second level cannot be read and is loaded instead; another version of the program may have written it", "cache", c.o.Name, "error", err)
@@ -150,7 +153,7 @@ func (c *Cache[V]) record(m made[V]) (Record, bool) {
 		return rec, true
 	}
 	rec.Keep += c.o.StaleFor
-	data, err := c.o.Encode(m.value)
+	data, err := c.encode(m.value)
 	if err != nil {
 		c.m.remoteErrors.WithLabelValues("encode").Inc()
 		c.o.Logger.Error("cache: a value cannot be encoded and stays out of the second level; correct Encode", "cache", c.o.Name, "error", err)

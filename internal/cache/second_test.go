@@ -3,10 +3,13 @@ package cache_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"millrace/internal/cache"
 )
@@ -103,4 +106,80 @@ func TestWhatIsOverItsTimeInTheSecondLevelButNewerThanWhatIsInRAMIsServedInItsPl
 			})
 		})
 	}
+}
+
+func TestAValueOfTheSecondLevelThatCannotBeUsedIsLoadedInstead(t *testing.T) {
+	type box struct{ text string }
+	for _, c := range []struct{ name, data string }{{"nil", "nil"}, {"its decoding panics", "panic"}, {"its weighing panics", "heavy"}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				reg := prometheus.NewRegistry()
+				ca, err := cache.New(cache.Options[*box]{
+					Name:    "boxes",
+					Metrics: cache.NewMetrics(reg),
+					Remote:  &level{answer: cache.Record{Found: true, Data: []byte(c.data), Left: time.Second}},
+					Weigh: func(_ string, b *box) int {
+						if b != nil && b.text == "heavy" {
+							panic("too heavy")
+						}
+						return 1
+					},
+					Encode: func(b *box) ([]byte, error) { return []byte(b.text), nil },
+					Decode: func(b []byte) (*box, error) {
+						switch string(b) {
+						case "nil":
+							return nil, nil
+						case "panic":
+							panic("oh no")
+						}
+						return &box{string(b)}, nil
+					},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer ca.Close()
+				synctest.Wait()
+				e, err := ca.Get(t.Context(), "k", func(context.Context) (cache.Loaded[*box], error) {
+					return cache.Loaded[*box]{Value: &box{"loaded"}}, nil
+				})
+				if err != nil || e.Value.text != "loaded" || e.Level != "load" {
+					t.Errorf("got %+v, %v", e, err)
+				}
+				if n := metric(t, reg, "millrace_cache_remote_errors_total", "op", "decode"); n != 1 {
+					t.Errorf("%g were counted", n)
+				}
+			})
+		})
+	}
+}
+
+func TestAValueWhoseWeightOrBytesCannotBeSaidCostsAnErrorAndNotTheProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &level{answer: cache.Record{Leased: true}}
+		ca := over(t, l, func(o *cache.Options[string]) {
+			o.Weigh = func(_, v string) int {
+				if v == "heavy" {
+					panic("too heavy")
+				}
+				return 1
+			}
+			o.Encode = func(v string) ([]byte, error) {
+				if v == "secret" {
+					panic("oh no")
+				}
+				return []byte(v), nil
+			}
+		})
+		if _, err := ca.Get(t.Context(), "k", value("heavy")); err == nil || !strings.Contains(err.Error(), "Weigh panicked: too heavy") {
+			t.Errorf("got %v", err)
+		}
+		want(t, ca, "k", value("light"), "light", "load")
+		want(t, ca, "unencoded", value("secret"), "secret", "load")
+		ca.Put(t.Context(), "k", cache.Loaded[string]{Value: "heavy", Version: 3}) // no better than an invalidation
+		want(t, ca, "k", versioned("light", 3), "light", "load")
+		ca.Put(t.Context(), "put", cache.Loaded[string]{Value: "secret", Version: 4})
+		synctest.Wait()
+		want(t, ca, "put", unwanted(t), "secret", "ram")
+	})
 }

@@ -126,7 +126,7 @@ func (t *teller[V]) invalidate(s subject, version int64, announced bool) {
 // away, since it may be long until it is told.
 func (t *teller[V]) put(key string, m made[V]) {
 	u := untold[V]{version: m.version}
-	n := max(t.c.o.Weigh(key, m.value), 0)
+	n := m.weight
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if m.version > 0 && !t.away && t.bytes+n <= maxUntoldBytes {
