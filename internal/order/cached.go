@@ -48,8 +48,7 @@ func (s *Service) Cached(ctx context.Context, v Viewer, id string) (View, error)
 
 // CachedList returns a page of the orders that the viewer may see. The first page of
 // one customer may be what was true a moment ago, as of Cached; every other is read
-// from the store. Where the store lists from a replica, a page is as old as that was
-// when it was read, too.
+// from the store, and where that lists from a replica it is as old as the replica.
 func (s *Service) CachedList(ctx context.Context, v Viewer, q Query) (ListView, error) {
 	q, any := seenBy(v, q)
 	if !any {

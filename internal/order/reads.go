@@ -137,6 +137,9 @@ func (r *Reads) order(ctx context.Context, store Store, tenantID, id string) (ca
 // page returns the first page of a query that keepsPage.
 func (r *Reads) page(ctx context.Context, store Store, q Query) (cache.Entry[*Page], error) {
 	key := pageKey(&q)
+	// A replica may not have the order whose placement has just made all forget the
+	// page, and what it says would be kept.
+	q.Fresh = true
 	load := func(ctx context.Context) (cache.Loaded[*Page], error) {
 		ctx, cancel := context.WithTimeout(ctx, r.loadTimeout)
 		defer cancel()

@@ -24,6 +24,8 @@ type metered struct {
 	*memory
 	orders, lists atomic.Int64
 	away          atomic.Bool
+	// behind, if set, is what a replica knows.
+	behind *memory
 	// read, if set, runs within a read after the order was read.
 	read func()
 }
@@ -47,7 +49,11 @@ func (c *metered) Orders(ctx context.Context, q order.Query) (order.Page, error)
 	if c.away.Load() {
 		return order.Page{}, errAway
 	}
-	page, err := c.memory.Orders(ctx, q)
+	from := c.memory
+	if c.behind != nil && !q.Fresh {
+		from = c.behind
+	}
+	page, err := from.Orders(ctx, q)
 	slices.SortFunc(page.Orders, func(a, b order.Order) int { return b.PlacedAt.Compare(a.PlacedAt) })
 	if q.Status != "" {
 		page.Orders = slices.DeleteFunc(page.Orders, func(o order.Order) bool { return o.Status != q.Status })
@@ -275,6 +281,34 @@ func TestAfterACommandReadersSeeWhatItDid(t *testing.T) {
 	}
 	if view, err := s.Cached(t.Context(), ann, receipt.Order.ID); err != nil || view.Order.Status != order.Placed {
 		t.Errorf("what was placed is %q, %v", view.Order.Status, err)
+	}
+}
+
+func TestABuyerFindsAPlacementInTheListWhateverAReplicaKnows(t *testing.T) {
+	store := &metered{memory: newMemory(annsOrder()), behind: newMemory(annsOrder())}
+	store.stock["a"] = order.StockChange{OnHand: 5}
+	s, _ := newShop(t, store, order.ReadsOptions{TTL: time.Minute})
+	list := func(v order.Viewer, q order.Query) int {
+		t.Helper()
+		view, err := s.CachedList(t.Context(), v, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(view.Page.Orders)
+	}
+	if n := list(ann, order.Query{Limit: 10}); n != 1 {
+		t.Fatalf("before: %d orders", n)
+	}
+	if _, err := s.Place(t.Context(), request()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if n := list(ann, order.Query{Limit: 10}); n != 2 {
+			t.Errorf("ann sees %d orders after her placement, want 2", n)
+		}
+	}
+	if n := list(merchant, order.Query{Limit: 10}); n != 1 {
+		t.Errorf("the list of all customers has %d orders: it is not a replica's", n)
 	}
 }
 

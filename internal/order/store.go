@@ -49,6 +49,9 @@ type Query struct {
 	Status     Status // empty means all
 	Limit      int
 	Cursor     string
+	// Fresh asks for what was committed last: not a replica's page, which is as old as
+	// the replica.
+	Fresh bool
 }
 
 // Page is one page of orders; Next is empty when nothing follows.

@@ -83,7 +83,11 @@ func (o *orders) Orders(ctx context.Context, q order.Query) (order.Page, error) 
 	query, args := ordersQuery(q, before)
 	var page order.Page
 	bytes := 0
-	rows, err := o.db.reader(ctx).Query(ctx, query, args...)
+	pool := o.db.fresh
+	if !q.Fresh {
+		pool = o.db.reader(ctx)
+	}
+	rows, err := pool.Query(ctx, query, args...)
 	err = eachRow(rows, err, func(r row) error {
 		if n := len(page.Orders); n == q.Limit || bytes >= maxOrderPageBytes {
 			page.Next = orderCursor(q, page.Orders[n-1].ID)

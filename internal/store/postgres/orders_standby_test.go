@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"millrace/internal/order"
 	"millrace/internal/servers"
 	"millrace/internal/servers/servertest"
 	storesql "millrace/internal/store/sql"
@@ -37,6 +38,16 @@ func TestAStandbyIsAskedForNothingThatMustBeNew(t *testing.T) {
 
 	if h, err := db.Orders().History(ctx, "demo", id); err != nil || len(h) != 1 {
 		t.Errorf("the history just after placing has %d entries, %v; want 1", len(h), err)
+	}
+	q := order.Query{TenantID: "demo", CustomerID: batch[0].Placed.CustomerID, Limit: 10}
+	for _, c := range []struct {
+		fresh bool
+		want  int
+	}{{false, 0}, {true, 1}} {
+		q.Fresh = c.fresh
+		if page, err := db.Orders().Orders(ctx, q); err != nil || len(page.Orders) != c.want {
+			t.Errorf("the buyer's list just after placing, fresh %t, has %d orders, %v; want %d", c.fresh, len(page.Orders), err, c.want)
+		}
 	}
 
 	proof := evidenceOf(t, db, id)
