@@ -73,11 +73,15 @@ func (c *Cache[V]) start(ctx context.Context, s *shard[V], key string, load func
 }
 
 // fly finds the value of a key in the second level or by a load, ends the flight with
-// it, and gives a load's to the second level.
+// it, and gives a load's to the second level. The flight ends at HardTimeout in any
+// case, even if the load does not.
 func (c *Cache[V]) fly(ctx context.Context, s *shard[V], key string, f *flight[V], load func(context.Context) (Loaded[V], error), left time.Duration) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(c.ctx, func() { cancel(errClosing) })()
+	ctx, over := context.WithTimeoutCause(ctx, c.o.HardTimeout, errTimeout)
+	defer over()
+	defer context.AfterFunc(ctx, func() { c.end(s, key, f, c.cutShort(ctx)) })()
 
 	lease, done := c.fromRemote(ctx, s, key, f, left)
 	if done {
@@ -90,25 +94,22 @@ func (c *Cache[V]) fly(ctx context.Context, s *shard[V], key string, f *flight[V
 	}
 }
 
-// fromLoad loads, again if what it brings is outdated. The flight ends at HardTimeout
-// in any case, even if the load does not.
-func (c *Cache[V]) fromLoad(ctx context.Context, s *shard[V], key string, f *flight[V], load func(context.Context) (Loaded[V], error)) outcome[V] {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.o.HardTimeout, errTimeout)
-	defer cancel()
-	over := func() outcome[V] {
-		err := context.Cause(ctx)
-		if errors.Is(err, errTimeout) {
-			err = fmt.Errorf("it has not ended within %s: %w", c.o.HardTimeout, err)
-		}
-		return outcome[V]{level: levelLoad, err: fmt.Errorf("cache %s: %w", c.o.Name, err)}
+// cutShort is how a flight ends whose context has.
+func (c *Cache[V]) cutShort(ctx context.Context) outcome[V] {
+	err := context.Cause(ctx)
+	if errors.Is(err, errTimeout) {
+		err = fmt.Errorf("it has not ended within %s: %w", c.o.HardTimeout, err)
 	}
-	defer context.AfterFunc(ctx, func() { c.end(s, key, f, over()) })()
+	return outcome[V]{level: levelLoad, err: fmt.Errorf("cache %s: %w", c.o.Name, err)}
+}
 
+// fromLoad loads, again if what it brings is outdated.
+func (c *Cache[V]) fromLoad(ctx context.Context, s *shard[V], key string, f *flight[V], load func(context.Context) (Loaded[V], error)) outcome[V] {
 	for pause, n := 4*firstPause, 1; ; pause, n = 4*pause, n+1 {
 		began := c.now()
 		loaded, result, err := c.call(ctx, load)
 		if ctx.Err() != nil && err != nil {
-			result, err = "timeout", over().err
+			result, err = "timeout", c.cutShort(ctx).err
 		}
 		out := outcome[V]{level: levelLoad, err: err}
 		if err == nil || errors.Is(err, ErrNotFound) {

@@ -20,6 +20,7 @@ const (
 	DefaultHardTimeout   = 5 * time.Second
 	DefaultMaxBytes      = 64 << 20
 	DefaultRemoteTimeout = 100 * time.Millisecond
+	DefaultLeaseWait     = 250 * time.Millisecond
 )
 
 // Options say how a cache behaves. Zero means the default; a negative number switches
@@ -58,6 +59,11 @@ type Options[V any] struct {
 	Remote Remote
 	// RemoteTimeout bounds each call of Remote.
 	RemoteTimeout time.Duration
+	// LeaseWait is how long a Get waits for what another instance loads of its key
+	// before it loads itself, within HardTimeout. By default SoftTimeout or
+	// DefaultLeaseWait, whichever is longer, but not more than half of HardTimeout.
+	// Negative: not at all.
+	LeaseWait time.Duration
 	// Encode and Decode make bytes of a value for Remote, and a value of bytes. What
 	// Decode refuses counts as not there. Required with Remote.
 	Encode func(V) ([]byte, error)
@@ -140,6 +146,7 @@ func (o *Options[V]) complete() error {
 	preset(&o.HardTimeout, DefaultHardTimeout)
 	preset(&o.MaxBytes, DefaultMaxBytes)
 	preset(&o.RemoteTimeout, DefaultRemoteTimeout)
+	preset(&o.LeaseWait, min(max(o.SoftTimeout, DefaultLeaseWait), o.HardTimeout/2))
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}

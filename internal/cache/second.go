@@ -30,7 +30,7 @@ type lease struct {
 }
 
 // fromRemote looks into the second level, and waits for what another instance loads
-// of that key, for HardTimeout at the most. done says that it ended the flight; if
+// of that key, for LeaseWait at the most: the other one may be sick. done says that it ended the flight; if
 // not, the caller loads, with a lease or without.
 func (c *Cache[V]) fromRemote(ctx context.Context, s *shard[V], key string, f *flight[V], left time.Duration) (l lease, done bool) {
 	if c.teller == nil || !c.teller.readable(key) {
@@ -38,7 +38,7 @@ func (c *Cache[V]) fromRemote(ctx context.Context, s *shard[V], key string, f *f
 	}
 	token, told := c.leases.next(), c.tags.now()
 	want := Want{Left: left, Token: token, Lease: c.o.HardTimeout + c.o.RemoteTimeout}
-	giveUp := c.now() + int64(c.o.HardTimeout)
+	giveUp := time.Now().Add(c.o.LeaseWait)
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		rec, err := c.read(ctx, key, want)
 		if err != nil {
@@ -59,7 +59,7 @@ func (c *Cache[V]) fromRemote(ctx context.Context, s *shard[V], key string, f *f
 		if rec.Leased {
 			return lease{token, rec.Seq}, false
 		}
-		if c.now()+int64(pause) > giveUp || !wait(ctx, pause) || !c.teller.readable(key) {
+		if time.Until(giveUp) < pause || !wait(ctx, pause) || !c.teller.readable(key) {
 			return l, false
 		}
 	}

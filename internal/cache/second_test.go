@@ -183,3 +183,41 @@ func TestAValueWhoseWeightOrBytesCannotBeSaidCostsAnErrorAndNotTheProcess(t *tes
 		want(t, ca, "put", unwanted(t), "secret", "ram")
 	})
 }
+
+func TestWhoFindsThatAnotherInstanceLoadsWaitsForItAWhileAndThenLoadsWithinTheSameTime(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		soft, hard, wait time.Duration
+		want             time.Duration
+	}{
+		{"by default", 0, 0, 0, 250 * time.Millisecond},
+		{"not less than the soft timeout", time.Second, 0, 0, time.Second},
+		{"half the time of a load at the most", 0, 300 * time.Millisecond, 0, 150 * time.Millisecond},
+		{"as set", 0, 0, 2 * time.Second, 2 * time.Second},
+		{"not at all", 0, 0, -1, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ca := over(t, &level{}, func(o *cache.Options[string]) { // it says that another has the lease
+					o.SoftTimeout, o.HardTimeout, o.LeaseWait = c.soft, c.hard, c.wait
+				})
+				began, hard := time.Now(), c.hard
+				if hard == 0 {
+					hard = cache.DefaultHardTimeout
+				}
+				want(t, ca, "k", value("v"), "v", "load")
+				if took := time.Since(began); took > c.want || took < c.want-50*time.Millisecond {
+					t.Errorf("it loaded after %s, want up to %s", took, c.want)
+				}
+				began = time.Now()
+				_, err := ca.Get(t.Context(), "hangs", func(ctx context.Context) (cache.Loaded[string], error) {
+					<-ctx.Done()
+					return cache.Loaded[string]{}, ctx.Err()
+				})
+				if took := time.Since(began); err == nil || took != hard {
+					t.Errorf("a load that hangs ended after %s with %v, want %s", took, err, hard)
+				}
+			})
+		})
+	}
+}
