@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -471,62 +470,6 @@ func TestAnOrderFromTheCacheSaysWhenItMayBeOutOfDate(t *testing.T) {
 	// Who waits for a change is told what the store has.
 	if w := f.call("GET", targets[2]+"?wait=1ms", "", "If-None-Match", `"v1"`); w.Code != 200 || w.Header().Get("Cache-Status") != "" {
 		t.Errorf("with wait: %d %v", w.Code, w.Header())
-	}
-}
-
-func TestVariantsAreMadeOnceAndStayWithinTheirBound(t *testing.T) {
-	reg := prometheus.NewRegistry()
-	const bound = 64 << 10
-	f := newFixture(t, func(o *Options) { o.VariantBytes, o.Metrics = bound, NewMetrics(reg) })
-	v := f.server.variants
-	f.mustPut("/products/tee", aWorldlyProduct)
-	var wg sync.WaitGroup
-	for range 50 {
-		wg.Go(func() {
-			if w := f.call("GET", "/products/tee?lang=de", "", "Accept-Encoding", "zstd"); !strings.HasSuffix(w.Header().Get("ETag"), `-de-zstd"`) {
-				t.Errorf("%v", w.Header())
-			}
-		})
-	}
-	wg.Wait()
-	for kind, want := range map[string]float64{"parsed": 1, "language": 1, "zstd": 1, "gzip": 0} {
-		if n := testutil.ToFloat64(v.metrics.variantsMade.WithLabelValues(kind)); n != want {
-			t.Errorf("%s: made %v times, want %v", kind, n, want)
-		}
-	}
-	for i := range 100 {
-		sku := fmt.Sprint("p", i)
-		f.mustPut("/products/"+sku, strings.Replace(strings.Replace(aWorldlyProduct, `"black-tee"`, `"s`+sku+`"`, 1), "Tee", sku, 1))
-		for _, enc := range []string{"gzip", "zstd", ""} {
-			for _, lang := range []string{"", "?lang=de", "?lang=pt-BR", "?lang=fr"} {
-				w := f.call("GET", "/products/"+sku+lang, "", "Accept-Encoding", enc)
-				if text := unpacked(t, w); !strings.Contains(text, `"sku":"`+sku+`"`) {
-					t.Fatalf("%s %s: %s", sku, enc, text)
-				}
-			}
-		}
-		v.made.CleanUp() // what waits to be thrown out is
-		var held int64
-		for k, made := range v.made.All() {
-			if made.holds < int64(len(made.body)) || k.sku == "" {
-				t.Errorf("%+v holds %d", k, made.holds)
-			}
-			held += made.holds
-		}
-		if held > bound || held != int64(v.made.WeightedSize()) {
-			t.Fatalf("%d bytes are held after %d products, the store says %d; the bound is %d", held, i+1, v.made.WeightedSize(), bound)
-		}
-	}
-	if testutil.ToFloat64(v.metrics.variantBytes) == 0 {
-		t.Error("the metric says that nothing is held")
-	}
-}
-
-func TestABodyThatWouldFillTheStoreIsNotCompressed(t *testing.T) {
-	f := newFixture(t, func(o *Options) { o.VariantBytes = 4 << 10 })
-	f.mustPut("/products/tee", strings.Replace(aWorldlyProduct, "A shirt. ", strings.Repeat("A shirt. ", 100), 1))
-	if w := f.call("GET", "/products/tee", "", "Accept-Encoding", "gzip"); w.Header().Get("Content-Encoding") != "" || w.Header().Get("ETag") != tagOf(1, w.Body.String()) || w.Code != 200 {
-		t.Errorf("%d %v", w.Code, w.Header())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cespare/xxhash/v2"
@@ -56,9 +57,14 @@ func TestWhatIsAskedForAgainIsNotMadeAgainHoweverOftenProductsChanged(t *testing
 		products, descriptionBytes int
 	}{{"many", 600, 3000}, {"few large ones", 5, 400_000}} {
 		t.Run(c.name, func(t *testing.T) {
-			const bound = 4 << 20
-			v, err := newVariants(bound, NewMetrics(prometheus.NewRegistry()))
+			v, err := newVariants(1<<30, NewMetrics(nil))
 			if err != nil {
+				t.Fatal(err)
+			}
+			v.zip(t, shelf(c.products, c.descriptionBytes, 1))
+			v.made.CleanUp() // what waits to be counted is
+			bound := int64(v.made.WeightedSize()) * 3 / 2 // one state of all fits well, two do not
+			if v, err = newVariants(bound, NewMetrics(prometheus.NewRegistry())); err != nil {
 				t.Fatal(err)
 			}
 			for version := int64(1); version <= 4; version++ {
@@ -156,5 +162,61 @@ func TestAProductThatWouldFillTheStoreIsLocalizedWithoutBeingKept(t *testing.T) 
 		if v.made.CleanUp(); v.made.WeightedSize() != held || v.made.EstimatedSize() != 3 || v.making.Size() != 0 {
 			t.Errorf("%d bytes are held in %d entries", v.made.WeightedSize(), v.made.EstimatedSize())
 		}
+	}
+}
+
+func TestVariantsAreMadeOnceAndStayWithinTheirBound(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	const bound = 64 << 10
+	f := newFixture(t, func(o *Options) { o.VariantBytes, o.Metrics = bound, NewMetrics(reg) })
+	v := f.server.variants
+	f.mustPut("/products/tee", aWorldlyProduct)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if w := f.call("GET", "/products/tee?lang=de", "", "Accept-Encoding", "zstd"); !strings.HasSuffix(w.Header().Get("ETag"), `-de-zstd"`) {
+				t.Errorf("%v", w.Header())
+			}
+		})
+	}
+	wg.Wait()
+	for kind, want := range map[string]float64{"parsed": 1, "language": 1, "zstd": 1, "gzip": 0} {
+		if n := testutil.ToFloat64(v.metrics.variantsMade.WithLabelValues(kind)); n != want {
+			t.Errorf("%s: made %v times, want %v", kind, n, want)
+		}
+	}
+	for i := range 100 {
+		sku := fmt.Sprint("p", i)
+		f.mustPut("/products/"+sku, strings.Replace(strings.Replace(aWorldlyProduct, `"black-tee"`, `"s`+sku+`"`, 1), "Tee", sku, 1))
+		for _, enc := range []string{"gzip", "zstd", ""} {
+			for _, lang := range []string{"", "?lang=de", "?lang=pt-BR", "?lang=fr"} {
+				w := f.call("GET", "/products/"+sku+lang, "", "Accept-Encoding", enc)
+				if text := unpacked(t, w); !strings.Contains(text, `"sku":"`+sku+`"`) {
+					t.Fatalf("%s %s: %s", sku, enc, text)
+				}
+			}
+		}
+		v.made.CleanUp() // what waits to be thrown out is
+		var held int64
+		for k, made := range v.made.All() {
+			if made.holds < int64(len(made.body)) || k.sku == "" {
+				t.Errorf("%+v holds %d", k, made.holds)
+			}
+			held += made.holds
+		}
+		if held > bound || held != int64(v.made.WeightedSize()) {
+			t.Fatalf("%d bytes are held after %d products, the store says %d; the bound is %d", held, i+1, v.made.WeightedSize(), bound)
+		}
+	}
+	if testutil.ToFloat64(v.metrics.variantBytes) == 0 {
+		t.Error("the metric says that nothing is held")
+	}
+}
+
+func TestABodyThatWouldFillTheStoreIsNotCompressed(t *testing.T) {
+	f := newFixture(t, func(o *Options) { o.VariantBytes = 4 << 10 })
+	f.mustPut("/products/tee", strings.Replace(aWorldlyProduct, "A shirt. ", strings.Repeat("A shirt. ", 100), 1))
+	if w := f.call("GET", "/products/tee", "", "Accept-Encoding", "gzip"); w.Header().Get("Content-Encoding") != "" || w.Header().Get("ETag") != tagOf(1, w.Body.String()) || w.Code != 200 {
+		t.Errorf("%d %v", w.Code, w.Header())
 	}
 }
