@@ -165,7 +165,7 @@ func (p *Placer) flush(calls []*coalesce.Call[*Placement, struct{}]) {
 	ctx, cancel := context.WithTimeout(context.Background(), p.o.FlushTimeout)
 	defer cancel()
 	began := time.Now()
-	err := p.o.Store.Place(ctx, placements, p.o.Policy)
+	err := p.place(ctx, placements)
 	p.o.Metrics.placeSeconds.Observe(time.Since(began).Seconds())
 	p.o.Metrics.placeOrders.Observe(float64(len(placements)))
 	if err != nil {
@@ -177,14 +177,19 @@ func (p *Placer) flush(calls []*coalesce.Call[*Placement, struct{}]) {
 			p.o.Metrics.placed(placements[i])
 		}
 	}
-	if p.o.Changed != nil {
-		p.tell(placements, err)
-	}
+}
+
+// place places a batch in the store and tells what became of it, also when the store
+// panics.
+func (p *Placer) place(ctx context.Context, placements []*Placement) (err error) {
+	err = ErrUnknownOutcome // of a panic
+	defer func() { p.tell(placements, err) }()
+	return p.o.Store.Place(ctx, placements, p.o.Policy)
 }
 
 // tell tells of the orders that stand, and of those that may.
 func (p *Placer) tell(placements []*Placement, err error) {
-	if err != nil && !errors.Is(err, ErrUnknownOutcome) {
+	if p.o.Changed == nil || err != nil && !errors.Is(err, ErrUnknownOutcome) {
 		return
 	}
 	orders := make([]Order, 0, len(placements))

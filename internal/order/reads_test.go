@@ -481,6 +481,46 @@ func TestWhatMayHaveChangedIsReadAgain(t *testing.T) {
 	}
 }
 
+// crashing is a store that commits and panics.
+type crashing struct{ *metered }
+
+func (c crashing) Advance(ctx context.Context, steps []*order.Step, p order.Policy) ([]order.Outcome, error) {
+	_, _ = c.metered.Advance(ctx, steps, p)
+	panic("after the commit")
+}
+
+func (c crashing) Place(ctx context.Context, placements []*order.Placement, p order.Policy) error {
+	_ = c.metered.Place(ctx, placements, p)
+	panic("after the commit")
+}
+
+func TestWhatMayHaveChangedBeforeAPanicIsReadAgain(t *testing.T) {
+	store := crashing{&metered{memory: newMemory(annsOrder())}}
+	store.stock["a"] = order.StockChange{OnHand: 5}
+	s, _ := newShop(t, store, order.ReadsOptions{TTL: time.Minute})
+	see := func() string {
+		view, err := s.Cached(t.Context(), ann, "o1")
+		list, err2 := s.CachedList(t.Context(), ann, order.Query{Limit: 10})
+		return fmt.Sprint(view.Order.Status, " of ", len(list.Page.Orders), errors.Join(err, err2))
+	}
+	if got := see(); got != "placed of 1 <nil>" {
+		t.Fatal(got)
+	}
+	var u *order.Unavailable
+	if _, err := s.Cancel(t.Context(), cancelOf(ann, "o1")); !errors.As(err, &u) || !u.Unknown {
+		t.Fatalf("the cancel: %v", err)
+	}
+	if got := see(); got != "cancelled of 1 <nil>" {
+		t.Errorf("after a cancel that panicked: %s", got)
+	}
+	if _, err := s.Place(t.Context(), request()); !errors.As(err, &u) || !u.Unknown {
+		t.Fatalf("the placement: %v", err)
+	}
+	if got := see(); got != "cancelled of 2 <nil>" {
+		t.Errorf("after a placement that panicked: %s", got)
+	}
+}
+
 func TestAFailedTransactionForgetsNothing(t *testing.T) {
 	store := &metered{memory: newMemory(annsOrder())}
 	s, _ := newShop(t, store, order.ReadsOptions{TTL: time.Minute})

@@ -83,12 +83,9 @@ func (s *Stepper) flush(calls []*coalesce.Call[*Step, Outcome]) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.o.FlushTimeout)
 	defer cancel()
 	began := time.Now()
-	outcomes, err := s.o.Store.Advance(ctx, steps, s.o.Policy)
+	outcomes, err := s.advance(ctx, steps)
 	s.o.Metrics.stepSeconds.Observe(time.Since(began).Seconds())
 	s.o.Metrics.stepBatch.Observe(float64(len(steps)))
-	if s.o.Changed != nil {
-		s.tell(steps, outcomes, err)
-	}
 	if err != nil {
 		s.o.Logger.Error("transitions could not be written; they are tried again when the orders are due", "steps", len(steps), "error", err)
 		for _, c := range calls {
@@ -109,11 +106,19 @@ func (s *Stepper) flush(calls []*coalesce.Call[*Step, Outcome]) {
 	}
 }
 
+// advance makes steps in the store and tells what became of them, also when the store
+// panics.
+func (s *Stepper) advance(ctx context.Context, steps []*Step) (outcomes []Outcome, err error) {
+	err = ErrUnknownOutcome // of a panic
+	defer func() { s.tell(steps, outcomes, err) }()
+	return s.o.Store.Advance(ctx, steps, s.o.Policy)
+}
+
 // tell tells of the orders as they stand after their steps, whoever made them: what
 // a step found is news too. If it is not known what became of the steps, it tells of
 // what they may have changed.
 func (s *Stepper) tell(steps []*Step, outcomes []Outcome, err error) {
-	if err != nil && !errors.Is(err, ErrUnknownOutcome) {
+	if s.o.Changed == nil || err != nil && !errors.Is(err, ErrUnknownOutcome) {
 		return
 	}
 	orders := make([]Order, 0, len(steps))
