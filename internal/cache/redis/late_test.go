@@ -26,22 +26,47 @@ func TestAPutThatArrivesLongAfterItWasToldIsNotStored(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	read := func(key string) cache.Record {
+		rec, err := r.Read(ctx, "texts", key, cache.Want{Left: time.Second, Token: "t", Lease: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rec
+	}
 	for _, c := range []struct {
 		name  string
 		after time.Duration
+		there string // before
 		want  bool
-	}{{"at once", 0, true}, {"later than it may", late + time.Second, false}} {
+	}{
+		{"at once", 0, "", true},
+		{"later than it may", late + time.Second, "", false},
+		{"later than it may, over what is older", late + time.Second, "older", false},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			// As if it had been told so long ago.
 			r.space("texts").ahead.Add(-c.after.Milliseconds())
-			defer r.space("texts").ahead.Add(c.after.Milliseconds())
+			if c.there != "" {
+				older := cache.Record{Data: []byte(c.there), Seq: seq, Left: time.Minute, Keep: time.Minute}
+				read(c.name) // leases it
+				if stored, err := r.Store(ctx, "texts", c.name, "t", older); !stored || err != nil {
+					t.Fatal("what is older was not stored", err)
+				}
+			}
 			put := cache.Record{Data: []byte("v"), Version: 1, Seq: seq, Left: time.Minute, Keep: time.Minute}
 			if _, err := r.Tell(ctx, "texts", []cache.News{{Key: c.name, Version: 1, Put: &put, Keep: time.Minute}}); err != nil {
 				t.Fatal(err)
 			}
-			rec, err := r.Read(ctx, "texts", c.name, cache.Want{Left: time.Second, Token: "t", Lease: time.Minute})
-			if err != nil || rec.Found != c.want {
-				t.Errorf("got %+v, %v", rec, err)
+			if rec := read(c.name); rec.Found != c.want {
+				t.Errorf("got %+v", rec)
+			}
+			// The clocks are compared again, so the next one is taken.
+			put.Version = 2
+			if _, err := r.Tell(ctx, "texts", []cache.News{{Key: c.name, Version: 2, Put: &put, Keep: time.Minute}}); err != nil {
+				t.Fatal(err)
+			}
+			if rec := read(c.name); rec.Version != 2 {
+				t.Errorf("the next one: got %+v", rec)
 			}
 		})
 	}

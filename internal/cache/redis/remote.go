@@ -317,14 +317,18 @@ func (r *Redis) Tell(ctx context.Context, name string, news []cache.News) (int64
 			calls[i] = call{&r.lua.tag, s.tags + n.Tag, []string{number(seq), milliseconds(n.Keep)}}
 		case n.Put != nil:
 			until := time.Since(r.began).Milliseconds() + s.ahead.Load() + late.Milliseconds()
-			calls[i] = call{&r.lua.put, s.keys + n.Key, append(written(*n.Put), number(until))}
+			calls[i] = call{&r.lua.put, s.keys + n.Key, append(written(*n.Put), number(until), milliseconds(n.Keep))}
 		default:
 			calls[i] = call{&r.lua.invalidate, s.keys + n.Key, []string{version(n.Version), milliseconds(n.Keep), number(seq)}}
 		}
 	}
-	for _, result := range run(ctx, c, nil, calls...) {
-		if err := result.Error(); err != nil {
+	for i, result := range run(ctx, c, nil, calls...) {
+		answer, err := result.AsInt64()
+		if err != nil {
 			return 0, r.explain(err)
+		}
+		if calls[i].script == &r.lua.put && answer < 0 { // a clock may have been set
+			s.ahead.Store(-answer - time.Since(r.began).Milliseconds())
 		}
 	}
 	return seq, nil

@@ -33,8 +33,8 @@ func newScripts() scripts {
 		read:       newScript(millisecondsLua + readLua),
 		store:      newScript(millisecondsLua + writeLua + storeLua),
 		release:    newScript(releaseLua),
-		put:        newScript(millisecondsLua + writeLua + putLua),
-		invalidate: newScript(invalidateLua),
+		put:        newScript(millisecondsLua + writeLua + dropLua + putLua),
+		invalidate: newScript("local key = KEYS[1]\n" + dropLua + invalidateLua),
 		tag:        newScript(tagLua),
 		check:      newScript(counterLua + checkLua),
 		raise:      newScript(counterLua + raiseLua),
@@ -98,31 +98,43 @@ redis.call('HDEL', KEYS[1], 'l', 'u')
 return 1
 `
 
-// putLua: ARGV[8] is until when it may be done. It ends the lease in any case: what is
-// being loaded may be older.
+// dropLua ends the lease, removes what is older than v, and has that remembered.
+const dropLua = `
+local function drop(v, remembered)
+  local h = redis.call('HMGET', key, 's', 'n', 'm')
+  redis.call('HDEL', key, 'l', 'u')
+  if not (h[1] and v ~= string.rep('0', 19) and h[2] >= v) then
+    redis.call('HDEL', key, 'd', 'x', 't', 'n', 's', 'g', 'f')
+    h[1] = false
+  end
+  if v == string.rep('0', 19) then
+    redis.call('HSET', key, 'i', ARGV[3])
+  elseif not h[3] or h[3] < v then
+    redis.call('HSET', key, 'm', v)
+  end
+  local keep = tonumber(remembered)
+  if not h[1] or redis.call('PTTL', key) < keep then redis.call('PEXPIRE', key, keep) end
+end
+`
+
+// putLua: ARGV[8] is until when it may be done, and ARGV[9] for how long the change is
+// remembered. What it may not store is an invalidation still. It ends the lease in any
+// case: what is being loaded may be older. If it is late, the answer is minus the time.
 const putLua = `
 local h = redis.call('HMGET', key, 'm', 'i')
 redis.call('HDEL', key, 'l', 'u')
-if h[1] and ARGV[2] < h[1] or h[2] and tonumber(ARGV[3]) < tonumber(h[2]) or now > tonumber(ARGV[8]) then return 0 end
+if h[1] and ARGV[2] < h[1] then return 0 end
+local late = now > tonumber(ARGV[8])
+if late or h[2] and tonumber(ARGV[3]) < tonumber(h[2]) then
+  drop(ARGV[2], ARGV[9])
+  return late and -now or 0
+end
 return write(h[1] or h[2])
 `
 
 // invalidateLua: ARGV are the version, for how long it is remembered, and the counter.
 const invalidateLua = `
-local key, v, none = KEYS[1], ARGV[1], string.rep('0', 19)
-local h = redis.call('HMGET', key, 's', 'n', 'm')
-redis.call('HDEL', key, 'l', 'u')
-if not (h[1] and v ~= none and h[2] >= v) then
-  redis.call('HDEL', key, 'd', 'x', 't', 'n', 's', 'g', 'f')
-  h[1] = false
-end
-if v == none then
-  redis.call('HSET', key, 'i', ARGV[3])
-elseif not h[3] or h[3] < v then
-  redis.call('HSET', key, 'm', v)
-end
-local keep = tonumber(ARGV[2])
-if not h[1] or redis.call('PTTL', key) < keep then redis.call('PEXPIRE', key, keep) end
+drop(ARGV[1], ARGV[2])
 return 1
 `
 
