@@ -96,8 +96,9 @@ func (c *Cache[V]) believe(s *shard[V], key string, f *flight[V], rec Record, to
 	if c.teller.doubts(rec.Tags, told) || c.teller.clears.Load() != f.clears || c.outdated(s, key, f, rec.Version) {
 		return out, false
 	}
+	out.left = min(out.left, c.o.TTL) // whatever the second level's clock says
 	if rec.Negative {
-		out.err = ErrNotFound
+		out.err, out.left = ErrNotFound, min(out.left, c.o.NegativeTTL)
 		return out, true
 	}
 	v, err := c.decode(rec.Data)

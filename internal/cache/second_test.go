@@ -221,3 +221,27 @@ func TestWhoFindsThatAnotherInstanceLoadsWaitsForItAWhileAndThenLoadsWithinTheSa
 		})
 	}
 }
+
+func TestWhatTheSecondLevelSaysIsFreshForLongIsFreshForTTL(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer cache.Record
+		fresh  time.Duration
+	}{
+		{"a value", cache.Record{Found: true, Data: []byte("old"), Left: time.Hour}, 10 * time.Second},
+		{"that there is nothing", cache.Record{Found: true, Negative: true, Left: time.Hour}, 2 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &level{answer: c.answer}
+				ca := over(t, l, func(o *cache.Options[string]) { o.NegativeTTL = 2 * time.Second })
+				_, _ = ca.Get(t.Context(), "k", unwanted(t))
+				l.set(cache.Record{Leased: true})
+				time.Sleep(c.fresh - 1)
+				_, _ = ca.Get(t.Context(), "k", unwanted(t))
+				time.Sleep(1)
+				want(t, ca, "k", value("new"), "new", "load")
+			})
+		})
+	}
+}

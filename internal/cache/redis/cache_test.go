@@ -226,8 +226,9 @@ func TestWhoWaitsForAnInstanceThatDiedLoadsItselfInTheEnd(t *testing.T) {
 	s := shared.Redis(t)
 	r := checked(t, connectTo(t, s, nil))
 	in := start(t, s, s.Addr(), nil, func(o *cache.Options[text]) { o.HardTimeout = 200 * time.Millisecond }).here()
-	if rec := r.read("k", "died"); !rec.Leased { // for a minute
-		t.Fatal(rec)
+	rec, err := r.r.Read(testContext(t), name, "k", cache.Want{Token: "died", Lease: 2 * time.Second})
+	if err != nil || !rec.Leased {
+		t.Fatal(rec, err)
 	}
 	in.want("k", from("v", 0), "v", "load")
 	if rec := r.read("k", "look"); rec.Found {

@@ -400,3 +400,30 @@ func TestOptionsThatCannotBeAreExplained(t *testing.T) {
 		})
 	}
 }
+
+// do makes a call of Redis as somebody else would.
+func (r remote) do(s *servers.Redis, args ...string) {
+	r.t.Helper()
+	if _, err := s.Do(testContext(r.t), args...); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestAfterTheServersClockWentBackEntriesAreOverTheirTimeAndLeasesHaveEnded(t *testing.T) {
+	s := shared.Redis(t)
+	o := redis.Options{Prefix: filepath.Dir(t.TempDir()) + ":"}
+	r := checked(t, connectTo(t, s, func(own *redis.Options) { own.Prefix = o.Prefix }))
+	const hour = "3600000"
+	r.load("k", "v", 1)
+	key := o.Prefix + name + ":e:k"
+	r.do(s, "HINCRBY", key, "x", hour)
+	r.do(s, "HINCRBY", key, "t", hour)
+	rec := r.read("k", "a")
+	if !rec.Found || !rec.Leased || rec.Left > 0 || rec.Age != 0 {
+		t.Errorf("an entry from the future: %+v", rec)
+	}
+	r.do(s, "HINCRBY", key, "u", hour)
+	if rec := r.read("k", "b"); !rec.Leased {
+		t.Errorf("a lease without end: %+v", rec)
+	}
+}

@@ -50,15 +50,18 @@ local key = KEYS[1]
 
 // readLua: ARGV are the counter below which the entry is not believed, how long it is
 // to be fresh still, the token and the lease's length. The answer is whether there is
-// an entry, whether the lease was given, and the entry.
+// an entry, whether the lease was given, and the entry. What is from the future was
+// written before the server's clock was set back: it is over its time, as a lease is
+// that is longer than any.
 const readLua = `
 local h = redis.call('HMGET', key, 'd', 'x', 't', 'n', 's', 'g', 'f', 'l', 'u')
 local found = h[5] and tonumber(h[5]) >= tonumber(ARGV[1])
 if h[5] and not found then redis.call('HDEL', key, 'd', 'x', 't', 'n', 's', 'g', 'f') end
 local left = found and h[2] - now or 0
+if found and h[3] - now > 1000 then left = math.min(left, 0) end
 local leased = 0
 if not found or left < tonumber(ARGV[2]) then
-  if not h[8] or h[8] == ARGV[3] or tonumber(h[9]) <= now then
+  if not h[8] or h[8] == ARGV[3] or tonumber(h[9]) <= now or h[9] - now > tonumber(ARGV[4]) then
     redis.call('HSET', key, 'l', ARGV[3], 'u', whole(now + ARGV[4]))
     if redis.call('PTTL', key) < tonumber(ARGV[4]) then redis.call('PEXPIRE', key, ARGV[4]) end
     leased = 1
