@@ -53,8 +53,9 @@ type ReadsOptions struct {
 // its tag, which is its customer, whenever an order of that customer changes.
 //
 // When it is not known whether a change was committed, the orders it may have changed
-// are forgotten. A step does not say whose order it changes, so that customer's pages
-// are shown up to TTL longer.
+// are forgotten, and so are those whose work was put off, which is no change of their
+// version. Neither a step nor a deferral says whose order it is, so that customer's
+// pages are shown up to TTL longer.
 //
 // Reads is safe for concurrent use; Close ends it.
 type Reads struct {

@@ -23,8 +23,8 @@ type StepperOptions struct {
 	// FlushTimeout bounds one transaction; 10 s.
 	FlushTimeout time.Duration
 	// Changed is told of the orders of each transaction before their callers are, as
-	// they now stand; with Version 0, tenant and id alone if that is not known. It must
-	// be quick. Nil means nobody: see Reads.
+	// they now stand; with Version 0, tenant and id alone if that is not known, or if
+	// Workers put them off. It must be quick. Nil means nobody: see Reads.
 	Changed func(orders []Order)
 	Logger  *slog.Logger
 	Metrics *Metrics

@@ -143,3 +143,40 @@ func TestAClockThatIsSetBackHoldsUpNoOrder(t *testing.T) {
 	}
 	t.Errorf("it is %s, to be looked at in %v", w.only().Status, w.only().NextAttempt.Sub(w.clock()))
 }
+
+func TestReadersSeeWhyAnOrderWaits(t *testing.T) {
+	for name, work := range map[string]func(t *testing.T, w *world, store *counted){
+		"that a worker took up": func(t *testing.T, w *world, _ *counted) {
+			if err := w.worker.Work(t.Context(), w.only()); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"that the sweeper took up": func(t *testing.T, w *world, store *counted) {
+			crewOf(t, w, store)
+			for _, want := range []string{"defer 1", "chores"} {
+				if got := <-store.seen; got != want {
+					t.Fatalf("%s, want %s", got, want)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			first := begun(t)
+			w := newWorld(first)
+			w.stepper.Close()
+			w.bank.down = true
+			w.pass(time.Minute)
+			store := &counted{memory: w.store, seen: make(chan string, 16)}
+			s, _ := newShop(t, store, order.ReadsOptions{TTL: time.Minute})
+			w.worker, _ = order.NewWorker(order.WorkerOptions{Store: store, Stepper: s.stepper, Payments: w.bank, Merchant: w.postbox, Now: w.clock})
+			viewer := order.Viewer{TenantID: first.TenantID}
+			if view, err := s.Cached(t.Context(), viewer, first.ID); err != nil || view.Order.LastError != "" {
+				t.Fatalf("before: %q, %v", view.Order.LastError, err)
+			}
+			work(t, w, store)
+			if view, err := s.Cached(t.Context(), viewer, first.ID); err != nil || view.Order.LastError == "" {
+				t.Errorf("after: %q, %v; want why it waits", view.Order.LastError, err)
+			}
+		})
+	}
+}

@@ -271,7 +271,7 @@ func (w *Worker) workRefunding(ctx context.Context, o *Order) error {
 func (w *Worker) workShipped(ctx context.Context, o *Order) error {
 	due := o.Progress.Shipment.At.Add(w.o.Stepper.o.Policy.CompleteAfter)
 	if w.o.Now().Before(due) {
-		return w.o.Store.Defer(ctx, []Deferral{{TenantID: o.TenantID, OrderID: o.ID, Version: o.Version, Until: due}})
+		return w.hold(ctx, Deferral{TenantID: o.TenantID, OrderID: o.ID, Version: o.Version, Until: due})
 	}
 	_, err := w.step(ctx, o, Step{Event: EventCompletionDue})
 	return err
@@ -381,7 +381,20 @@ func (w *Worker) again(o *Order, pause time.Duration) time.Time {
 
 // postpone has the order looked at later; no attempt was made.
 func (w *Worker) postpone(ctx context.Context, o *Order, after time.Duration, cause error) error {
-	return w.o.Store.Defer(ctx, []Deferral{w.deferral(o, after, cause)})
+	return w.hold(ctx, w.deferral(o, after, cause))
+}
+
+// hold defers orders, and tells of them: readers see why they wait.
+func (w *Worker) hold(ctx context.Context, later ...Deferral) error {
+	err := w.o.Store.Defer(ctx, later)
+	if changed := w.o.Stepper.o.Changed; changed != nil && len(later) > 0 {
+		orders := make([]Order, len(later))
+		for i := range later {
+			orders[i] = Order{TenantID: later[i].TenantID, ID: later[i].OrderID}
+		}
+		changed(orders)
+	}
+	return err
 }
 
 func (w *Worker) deferral(o *Order, after time.Duration, cause error) Deferral {
@@ -412,7 +425,7 @@ func (w *Worker) putOff(ctx context.Context, due []Order) []Order {
 			now = append(now, *o)
 		}
 	}
-	if err := w.o.Store.Defer(ctx, later); err != nil && ctx.Err() == nil {
+	if err := w.hold(ctx, later...); err != nil && ctx.Err() == nil {
 		w.o.Logger.Error("orders that wait for the payment provider could not be put off; they come back with their lease", "orders", len(later), "error", err)
 	}
 	return now
