@@ -116,6 +116,9 @@ func (c *Cache[V]) gauges() error {
 		errs = append(errs,
 			c.m.gauge(c.o.Name, "remote_away", "1 while the second level is not used because it does not answer, else 0.", nil, c.teller.awayGauge),
 			c.m.gauge(c.o.Name, "unsent", unsent, map[string]string{"to": "remote"}, c.teller.waiting))
+		if r, ok := c.o.Remote.(interface{ Unreadable(string) int64 }); ok {
+			errs = append(errs, c.m.gauge(c.o.Name, "remote_unreadable", "Keys of the second level that held something else than it writes, and were deleted, since the start.", nil, func() float64 { return float64(r.Unreadable(c.o.Name)) }))
+		}
 	}
 	if c.peers != nil {
 		errs = append(errs, c.m.gauge(c.o.Name, "unsent", unsent, map[string]string{"to": "peers"}, c.peers.waiting))

@@ -105,6 +105,8 @@ type space struct {
 	verified atomic.Int64 // the number of dials that Check has looked at, or -1
 	ahead    atomic.Int64 // milliseconds by which the server's clock is ahead of ours
 
+	unreadable atomic.Int64 // keys that were deleted
+
 	checking sync.Mutex
 	servers  atomic.Pointer[string] // that Check saw
 }

@@ -427,3 +427,52 @@ func TestAfterTheServersClockWentBackEntriesAreOverTheirTimeAndLeasesHaveEnded(t
 		t.Errorf("a lease without end: %+v", rec)
 	}
 }
+
+func TestAKeyThatHoldsSomethingElseIsDeletedAndCostsNothingElse(t *testing.T) {
+	s := shared.Redis(t)
+	for _, c := range []struct {
+		name string
+		key  string // after the cache's name
+		set  func(key string) []string
+	}{
+		{"an entry that is a text", ":e:bad", func(k string) []string { return []string{"SET", k, "x"} }},
+		{"an entry without its times", ":e:bad", func(k string) []string { return []string{"HSET", k, "s", "9999999999999999", "n", "x", "d", "v"} }},
+		{"an entry whose counter is none", ":e:bad", func(k string) []string { return []string{"HSET", k, "s", "much"} }},
+		{"an entry whose version is none", ":e:bad", func(k string) []string {
+			return []string{"HSET", k, "s", "9999999999999999", "n", "x", "d", "v", "x", "9999999999999", "t", "1", "g", "", "f", ""}
+		}},
+		{"a tag that is a list", ":t:bad", func(k string) []string { return []string{"RPUSH", k, "x"} }},
+		{"the counter is a list", ":m", func(k string) []string { return []string{"RPUSH", k, "x"} }},
+	} {
+		for _, first := range []string{"read", "told", "checked"} {
+			t.Run(c.name+", "+first, func(t *testing.T) {
+				prefix := filepath.Dir(t.TempDir()) + ":"
+				r := checked(t, connectTo(t, s, func(o *redis.Options) { o.Prefix = prefix }))
+				r.load("bad", "old", 1, "bad")
+				r.do(s, "DEL", prefix+name+c.key)
+				r.do(s, c.set(prefix+name+c.key)...)
+				switch first {
+				case "read":
+					if rec := r.read("bad", "a"); rec.Found || !rec.Leased {
+						t.Errorf("got %+v", rec)
+					}
+				case "told":
+					r.tell(cache.News{Key: "bad", Version: 2}, cache.News{Tag: "bad"}, cache.News{Key: "good", Version: 2})
+				case "checked":
+					if _, err := r.r.Check(testContext(t), name); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r.tell(cache.News{Key: "bad"}, cache.News{Tag: "bad"})
+				r.load("good", "good", 3)
+				r.load("bad", "new", 3, "bad")
+				r.want("bad", "new")
+				r.want("good", "good")
+				// What is told of an entry may overwrite it before it is looked at.
+				if n := r.r.Unreadable(name); n > 1 || n == 0 && first == "read" {
+					t.Errorf("%d were counted", n)
+				}
+			})
+		}
+	}
+}

@@ -54,7 +54,9 @@ func (r *Redis) verify(ctx context.Context, c rueidis.Client, s *space, name str
 		if rueidis.IsRedisNil(err) {
 			err = nil
 		}
-		return seq, r.explain(err)
+		if !misused(err) {
+			return seq, r.explain(err)
+		}
 	}
 	servers, err := r.servers(ctx, c)
 	if err != nil {
@@ -112,7 +114,7 @@ func field(info, name string) string {
 
 // check reads the counter and the epoch, and makes them if there are none.
 func (r *Redis) check(ctx context.Context, c rueidis.Client, s *space, servers string) (m counters, raised bool, err error) {
-	v, err := run(ctx, c, nil, call{&r.lua.check, s.meta, []string{servers}})[0].ToArray()
+	v, err := r.runOne(ctx, c, s, call{&r.lua.check, s.meta, []string{servers}}).ToArray()
 	if err != nil {
 		return m, false, r.explain(err)
 	}
@@ -173,14 +175,20 @@ func (r *Redis) read(ctx context.Context, c rueidis.Client, s *space, key string
 			number(least), milliseconds(want.Left), want.Token, milliseconds(want.Lease)}})
 		if n == 0 {
 			v, err := results[0].ToArray()
-			if err != nil {
+			if err != nil && !misused(err) {
 				return cache.Record{}, err
 			}
-			if now, err = r.counters(ctx, c, s, v); err != nil {
+			if now, err = r.counters(ctx, c, s, v, err); err != nil {
 				return cache.Record{}, err
 			}
 		}
-		e, err := readEntry(results[len(results)-1])
+		result := results[len(results)-1]
+		e, err := readEntry(result)
+		if err != nil && (result.Error() == nil || misused(err)) {
+			if err = r.mend(ctx, c, s, s.keys+key, err); err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return cache.Record{}, err
 		}
@@ -198,9 +206,12 @@ func (r *Redis) read(ctx context.Context, c rueidis.Client, s *space, key string
 	return cache.Record{Seq: now.seq}, nil
 }
 
-// counters reads what HMGET answered, and makes them anew if they were lost.
-func (r *Redis) counters(ctx context.Context, c rueidis.Client, s *space, v []rueidis.RedisMessage) (counters, error) {
-	now, err := readCounters(v)
+// counters reads what HMGET answered, and makes them anew if they were lost or their
+// key was misused.
+func (r *Redis) counters(ctx context.Context, c rueidis.Client, s *space, v []rueidis.RedisMessage, misuse error) (now counters, err error) {
+	if misuse == nil {
+		now, err = readCounters(v)
+	}
 	if err != nil || now.epoch > 0 {
 		s.epoch.Store(now.epoch)
 		return now, err
@@ -218,8 +229,13 @@ func (r *Redis) least(ctx context.Context, c rueidis.Client, s *space, epoch int
 	for i, tag := range tags {
 		commands[i] = c.B().Get().Key(s.tags + tag).Build()
 	}
-	for _, result := range c.DoMulti(ctx, commands...) {
+	for i, result := range c.DoMulti(ctx, commands...) {
 		n, err := result.AsInt64()
+		if misused(err) { // when it was told of last is lost, so nothing is believed
+			if n, err = r.raise(ctx, c, s, "1"); err == nil {
+				err = r.mend(ctx, c, s, s.tags+tags[i], result.Error())
+			}
+		}
 		if err != nil && !rueidis.IsRedisNil(err) {
 			return 0, err
 		}
@@ -268,22 +284,23 @@ func readEntry(result rueidis.RedisResult) (e entry, err error) {
 // Store is cache.Remote's.
 func (r *Redis) Store(ctx context.Context, name, key, token string, rec cache.Record) (bool, error) {
 	s := r.space(name)
-	return r.one(ctx, call{&r.lua.store, s.keys + key, append(written(rec), token)})
+	return r.one(ctx, s, call{&r.lua.store, s.keys + key, append(written(rec), token)})
 }
 
 // Release is cache.Remote's.
 func (r *Redis) Release(ctx context.Context, name, key, token string) error {
-	_, err := r.one(ctx, call{&r.lua.release, r.space(name).keys + key, []string{token}})
+	s := r.space(name)
+	_, err := r.one(ctx, s, call{&r.lua.release, s.keys + key, []string{token}})
 	return err
 }
 
 // one makes one call that answers 1 or 0.
-func (r *Redis) one(ctx context.Context, cl call) (bool, error) {
+func (r *Redis) one(ctx context.Context, s *space, cl call) (bool, error) {
 	c, err := r.connected()
 	if err != nil {
 		return false, err
 	}
-	n, err := run(ctx, c, nil, cl)[0].AsInt64()
+	n, err := r.runOne(ctx, c, s, cl).AsInt64()
 	return n == 1, r.explain(err)
 }
 
@@ -323,6 +340,12 @@ func (r *Redis) Tell(ctx context.Context, name string, news []cache.News) (int64
 		}
 	}
 	for i, result := range run(ctx, c, nil, calls...) {
+		if err := result.Error(); misused(err) {
+			if err = r.mend(ctx, c, s, calls[i].key, err); err != nil {
+				return 0, r.explain(err)
+			}
+			result = run(ctx, c, nil, calls[i])[0]
+		}
 		answer, err := result.AsInt64()
 		if err != nil {
 			return 0, r.explain(err)
@@ -345,7 +368,7 @@ func (r *Redis) Distrust(ctx context.Context, name string) error {
 }
 
 func (r *Redis) raise(ctx context.Context, c rueidis.Client, s *space, epoch string) (int64, error) {
-	n, err := run(ctx, c, nil, call{&r.lua.raise, s.meta, []string{epoch}})[0].AsInt64()
+	n, err := r.runOne(ctx, c, s, call{&r.lua.raise, s.meta, []string{epoch}}).AsInt64()
 	return n, r.explain(err)
 }
 
