@@ -167,17 +167,33 @@ func (a *Authenticator) authenticate(ctx context.Context, credential string) (*P
 		return nil, &Error{Code: CodeTokenMalformed, Detail: fmt.Sprintf("the credential has more than %d bytes; send a token or an API key as it was issued", maxCredentialBytes)}
 	}
 	sum := digestOf(credential)
-	now := a.options.Now()
-	if v, ok := a.good.GetIfPresent(sum); ok && a.current(v, now) {
+	if v := a.remembered(sum); v != nil {
 		a.options.Metrics.hits.Inc()
-		return v.principal, nil
-	}
-	if v, ok := a.bad.GetIfPresent(sum); ok && now.Before(v.until) {
-		a.options.Metrics.hits.Inc()
-		return nil, v.refusal
+		return v.answer()
 	}
 	a.options.Metrics.misses.Inc()
 	return a.miss(ctx, sum, credential)
+}
+
+// remembered returns the verdict on a credential that may still be believed, nil if
+// there is none.
+func (a *Authenticator) remembered(sum digest) *verdict {
+	now := a.options.Now()
+	if v, ok := a.good.GetIfPresent(sum); ok && a.current(v, now) {
+		return v
+	}
+	if v, ok := a.bad.GetIfPresent(sum); ok && now.Before(v.until) {
+		return v
+	}
+	return nil
+}
+
+// answer is what a verdict comes to.
+func (v *verdict) answer() (*Principal, error) {
+	if v.refusal != nil {
+		return nil, v.refusal
+	}
+	return v.principal, nil
 }
 
 // current says whether a remembered principal may still be believed.
@@ -198,6 +214,10 @@ func (a *Authenticator) miss(ctx context.Context, sum digest, credential string)
 	// Who comes after a revocation must not share a look that began before it.
 	id := string(binary.BigEndian.AppendUint64(sum[:], epoch))
 	outcome := a.flight.DoChan(id, func() (any, error) {
+		// A look may have ended since the caller found nothing remembered.
+		if v := a.remembered(sum); v != nil {
+			return v.answer()
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.options.VerifyTimeout)
 		defer cancel()
 		return a.verify(ctx, sum, credential, epoch)
