@@ -31,8 +31,10 @@ func RenderPlace(p *place.Place, language, name string) []byte {
 	b = appendMember(b, "name", name)
 	b = appendMember(b, "country", p.CountryCode)
 	b = appendMember(b, "admin", p.Admin)
-	b = append(b, `,"population":`...)
-	b = strconv.AppendInt(b, p.Population, 10)
+	if p.Population > 0 { // of countries it is not known
+		b = append(b, `,"population":`...)
+		b = strconv.AppendInt(b, p.Population, 10)
+	}
 	if p.Located {
 		b = append(b, `,"lat":`...)
 		b = strconv.AppendFloat(b, p.Latitude, 'f', -1, 64)
@@ -117,7 +119,7 @@ type placeView struct {
 	Name       string    `json:"name" example:"Berlin"`
 	Country    string    `json:"country" doc:"ISO 3166-1 alpha-2: its own, or the one the city lies in." example:"DE"`
 	Admin      string    `json:"admin,omitempty" doc:"The first-level administrative division of a city, as its source names it." example:"16"`
-	Population int64     `json:"population" example:"3426354"`
+	Population int64     `json:"population,omitempty" doc:"Absent if it is not known." example:"3426354"`
 	Latitude   *float64  `json:"lat,omitempty" doc:"Degrees of WGS 84." example:"52.52437"`
 	Longitude  *float64  `json:"lon,omitempty" doc:"Degrees of WGS 84." example:"13.41053"`
 	Version    int64     `json:"version" doc:"Rises with every change." example:"1"`

@@ -62,7 +62,7 @@ func TestWhatIsAskedForAgainIsNotMadeAgainHoweverOftenProductsChanged(t *testing
 				t.Fatal(err)
 			}
 			v.zip(t, shelf(c.products, c.descriptionBytes, 1))
-			v.made.CleanUp() // what waits to be counted is
+			v.made.CleanUp()                              // what waits to be counted is
 			bound := int64(v.made.WeightedSize()) * 3 / 2 // one state of all fits well, two do not
 			if v, err = newVariants(bound, NewMetrics(prometheus.NewRegistry())); err != nil {
 				t.Fatal(err)
