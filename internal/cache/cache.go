@@ -174,8 +174,8 @@ func (c *Cache[V]) shard(key string) *shard[V] { return &c.shards[c.hash(key)%sh
 
 // Get returns the value of a key: from RAM, else from Remote, else by load, which all
 // who ask meanwhile wait for, here and in other instances. The load's context has the
-// values of the first caller's, and HardTimeout as its deadline: it does not end with
-// a caller. A hit in RAM allocates nothing.
+// values of the first caller's, and HardTimeout as its deadline. It ends with the last
+// caller who waits for it, or goes on if there is a stale value to refresh. A hit in RAM allocates nothing.
 //
 // It returns ErrNotFound as the load did, ctx's error if that ended first, and the
 // load's error if there is nothing that may be served in its place.
@@ -241,8 +241,11 @@ func (c *Cache[V]) miss(ctx context.Context, key string, load func(context.Conte
 		if f == nil {
 			f = c.start(ctx, s, key, load, 0)
 		}
+		f.waiters++
 		s.mu.Unlock()
-		if e, err, again := c.await(ctx, key, f, came); !again {
+		e, err, again := c.await(ctx, key, f, came)
+		c.leave(s, key, f)
+		if !again {
 			return e, err
 		}
 	}

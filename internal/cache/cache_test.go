@@ -150,6 +150,56 @@ func TestACallerWhoseTimeIsOverLeavesAndTheLoadGoesOnForTheOthers(t *testing.T) 
 	})
 }
 
+func TestALoadEndsWithTheLastWhoWaitsUnlessThereIsAStaleValueToRefresh(t *testing.T) {
+	for _, stale := range []bool{false, true} {
+		t.Run(fmt.Sprint("stale ", stale), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := open(t, func(o *cache.Options[string]) { o.SoftTimeout = -1 })
+				if stale {
+					want(t, c, "k", value("old"), "old", "load")
+					time.Sleep(11 * time.Second)
+				}
+				h := hold(value("new"))
+				ended := make(chan error, 1)
+				ctx, cancel := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				for range 3 {
+					wg.Go(func() {
+						_, err := c.Get(ctx, "k", func(ctx context.Context) (cache.Loaded[string], error) {
+							v, err := h.load(ctx)
+							ended <- err
+							return v, err
+						})
+						if !errors.Is(err, context.Canceled) {
+							t.Errorf("got %v", err)
+						}
+					})
+				}
+				synctest.Wait()
+				cancel()
+				wg.Wait()
+				synctest.Wait()
+				if stale {
+					close(h.release)
+					synctest.Wait()
+					want(t, c, "k", unwanted(t), "new", "ram")
+					return
+				}
+				select {
+				case err := <-ended:
+					if !errors.Is(err, context.Canceled) {
+						t.Errorf("the load ended with %v", err)
+					}
+				default:
+					t.Error("it loads for nobody")
+					close(h.release)
+				}
+				want(t, c, "k", value("next"), "next", "load")
+			})
+		})
+	}
+}
+
 func TestALoadThatPanicsGivesEveryWaiterAnErrorAndTheNextOneLoads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, nil)
@@ -537,7 +587,7 @@ func TestRequestsAndLoadsAreCountedByTheirResult(t *testing.T) {
 # TYPE millrace_cache_invalidations_total counter
 millrace_cache_invalidations_total{cache="texts",source="own"} 2
 millrace_cache_invalidations_total{cache="texts",source="peer"} 0
-# HELP millrace_cache_loads_total Loads, by how they ended: ok, not_found, outdated, timeout, panic or error.
+# HELP millrace_cache_loads_total Loads, by how they ended: ok, not_found, outdated, timeout, abandoned (nobody waited any more), panic or error.
 # TYPE millrace_cache_loads_total counter
 millrace_cache_loads_total{cache="texts",result="error"} 2
 millrace_cache_loads_total{cache="texts",result="not_found"} 1

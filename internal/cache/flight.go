@@ -20,16 +20,20 @@ const (
 // What is wrong with a load.
 var (
 	errTimeout  = errors.New("the load took too long")
+	errAlone    = errors.New("nobody waits for the load any more")
 	errClosing  = errors.New("the cache is being closed")
 	errOutdated = errors.New("the load returns an older version than one that was written; does it read from a replica that lags?")
 )
 
 // flight is one load that all callers of a key wait for.
 type flight[V any] struct {
-	began  int64         // moment of the tags
-	clears int64         // the teller's, when it began
-	ended  bool          // guarded by the shard's mutex
-	done   chan struct{} // closed once the rest is there
+	began  int64 // moment of the tags
+	clears int64 // the teller's, when it began
+	ended  bool  // guarded by the shard's mutex
+	cancel context.CancelCauseFunc
+	// waiters is how many wait for it, guarded by the shard's mutex.
+	waiters int
+	done    chan struct{} // closed once the rest is there
 
 	value   V
 	version int64
@@ -66,8 +70,8 @@ func (c *Cache[V]) start(ctx context.Context, s *shard[V], key string, load func
 		s.flights = make(map[string]*flight[V])
 	}
 	s.flights[key] = f
-	// The load belongs to all who wait, so it does not end with the first of them.
-	ctx = context.WithoutCancel(ctx)
+	// The load belongs to all who wait, so it ends with the last of them.
+	ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	c.running.Go(func() { c.fly(ctx, s, key, f, load, left) })
 	return f
 }
@@ -76,9 +80,8 @@ func (c *Cache[V]) start(ctx context.Context, s *shard[V], key string, load func
 // it, and gives a load's to the second level. The flight ends at HardTimeout in any
 // case, even if the load does not.
 func (c *Cache[V]) fly(ctx context.Context, s *shard[V], key string, f *flight[V], load func(context.Context) (Loaded[V], error), left time.Duration) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(c.ctx, func() { cancel(errClosing) })()
+	defer f.cancel(nil)
+	defer context.AfterFunc(c.ctx, func() { f.cancel(errClosing) })()
 	ctx, over := context.WithTimeoutCause(ctx, c.o.HardTimeout, errTimeout)
 	defer over()
 	defer context.AfterFunc(ctx, func() { c.end(s, key, f, c.cutShort(ctx)) })()
@@ -109,7 +112,9 @@ func (c *Cache[V]) fromLoad(ctx context.Context, s *shard[V], key string, f *fli
 		began := c.now()
 		loaded, result, err := c.call(ctx, load)
 		if ctx.Err() != nil && err != nil {
-			result, err = "timeout", c.cutShort(ctx).err
+			if result, err = "timeout", c.cutShort(ctx).err; errors.Is(err, errAlone) {
+				result = "abandoned"
+			}
 		}
 		out := outcome[V]{level: levelLoad, err: err}
 		if err == nil || errors.Is(err, ErrNotFound) {
@@ -243,6 +248,22 @@ func (c *Cache[V]) refresh(ctx context.Context, key string, it *item[V], load fu
 	}
 	// What another instance has loaded meanwhile is as good, if it is newer than ours.
 	c.start(ctx, s, key, load, time.Duration((1-c.o.EagerAt)*float64(c.o.TTL)))
+}
+
+// leave notes that one who waited for a flight does so no more. A load that nobody
+// waits for is ended, or loads of callers with little time would have no bound, unless
+// there is a value for it to refresh.
+func (c *Cache[V]) leave(s *shard[V], key string, f *flight[V]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.waiters--
+	if f.waiters > 0 || f.ended || s.flights[key] == f && c.peek(key) != nil {
+		return
+	}
+	if s.flights[key] == f {
+		delete(s.flights, key) // the next one begins another
+	}
+	f.cancel(errAlone)
 }
 
 // wait waits; false if ctx ended first.

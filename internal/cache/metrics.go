@@ -26,7 +26,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		reg:           reg,
 		requests:      counter("requests_total", "Reads, by what answered them: ram, remote, load, stale (over its time, because the load failed or is slow), negative (it is known that there is nothing) or error.", "result"),
-		loads:         counter("loads_total", "Loads, by how they ended: ok, not_found, outdated, timeout, panic or error.", "result"),
+		loads:         counter("loads_total", "Loads, by how they ended: ok, not_found, outdated, timeout, abandoned (nobody waited any more), panic or error.", "result"),
 		evictions:     counter("evictions_total", "Entries that were removed from RAM because its bound was reached."),
 		remoteErrors:  counter("remote_errors_total", "Calls of the second level that failed, by operation; decode is an entry that could not be read.", "op"),
 		invalidations: counter("invalidations_total", "Keys and tags that were invalidated, by this instance (own) or another (peer).", "source"),
