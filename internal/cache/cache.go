@@ -331,7 +331,7 @@ func (c *Cache[V]) Put(ctx context.Context, key string, v Loaded[V]) {
 	}
 	s.mu.Unlock()
 	if newer && c.teller == nil && c.peers != nil {
-		c.peers.add(subject{name: key}, v.Version, false)
+		c.peers.add(subject{name: key}, v.Version, true)
 	}
 }
 
@@ -359,7 +359,7 @@ func (c *Cache[V]) tell(s subject, version int64) {
 	case c.teller != nil:
 		c.teller.invalidate(s, version, false)
 	case c.peers != nil:
-		c.peers.add(s, version, false)
+		c.peers.add(s, version, true) // one of them may have a second level
 	}
 }
 

@@ -245,3 +245,29 @@ func TestWhatTheSecondLevelSaysIsFreshForLongIsFreshForTTL(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatAnInstanceWithoutASecondLevelChangesIsNotReadFromThere(t *testing.T) {
+	ctx := context.Background()
+	for name, change := range map[string]func(c *cache.Cache[string]){
+		"invalidated": func(c *cache.Cache[string]) { c.Invalidate(ctx, cache.Change{Key: "k"}) },
+		"by its tag":  func(c *cache.Cache[string]) { c.InvalidateTags(ctx, "t") },
+		"put":         func(c *cache.Cache[string]) { c.Put(ctx, "k", cache.Loaded[string]{Value: "new", Version: 2}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, l := &hub{}, &level{answer: cache.Record{Found: true, Data: []byte("old"), Version: 1, Tags: []string{"t"}, Left: time.Second}}
+				with := over(t, l, func(o *cache.Options[string]) { o.Peers, o.Instance = h, "with" })
+				without := open(t, func(o *cache.Options[string]) { o.Peers, o.Instance = h, "without" })
+				synctest.Wait()
+				want(t, with, "k", unwanted(t), "old", "remote")
+				change(without)
+				pass(10 * time.Millisecond)
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				if len(l.told) != 1 || l.told[0].Key+l.told[0].Tag == "" {
+					t.Errorf("the second level was told %+v", l.told)
+				}
+			})
+		})
+	}
+}
