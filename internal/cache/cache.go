@@ -69,6 +69,7 @@ type Cache[V any] struct {
 	cancel    context.CancelFunc
 	running   sync.WaitGroup // flights
 	loops     sync.WaitGroup // what tells and listens
+	stopLoops context.CancelFunc
 	closeOnce sync.Once
 }
 
@@ -80,6 +81,8 @@ func New[V any](o Options[V]) (*Cache[V], error) {
 	}
 	c := &Cache[V]{o: o, m: o.Metrics.forCache(o.Name), started: time.Now(), seed: maphash.MakeSeed(), tags: newTagIndex(), leases: newLeaseTokens()}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	loops, stop := context.WithCancel(c.ctx)
+	c.stopLoops = stop
 	c.clock = otter.NewCoarseClock(removal)
 	ram, err := c.newRAM(c.clock)
 	if err != nil {
@@ -98,10 +101,10 @@ func New[V any](o Options[V]) (*Cache[V], error) {
 		return nil, err
 	}
 	if c.peers != nil {
-		c.loops.Go(func() { c.peers.run(c.ctx) })
+		c.loops.Go(func() { c.peers.run(loops) })
 	}
 	if c.teller != nil {
-		c.loops.Go(func() { c.teller.run(c.ctx) })
+		c.loops.Go(func() { c.teller.run(loops) })
 	}
 	return c, nil
 }
@@ -127,8 +130,8 @@ func (c *Cache[V]) gauges() error {
 }
 
 // Close ends all loads and waits for what the cache runs, loads that do not heed
-// their context for HardTimeout at the most. What is untold stays so. It may be
-// called twice.
+// their context for HardTimeout at the most. What is untold is told within a second,
+// as far as that can be. It may be called twice.
 func (c *Cache[V]) Close() {
 	c.closeOnce.Do(func() {
 		for i := range c.shards {
@@ -136,8 +139,10 @@ func (c *Cache[V]) Close() {
 			c.shards[i].closed = true
 			c.shards[i].mu.Unlock()
 		}
-		c.cancel()
+		c.stopLoops()
 		c.loops.Wait()
+		c.lastWords()
+		c.cancel()
 		ended := make(chan struct{})
 		go func() { // it ends with the last load
 			c.running.Wait()
@@ -150,6 +155,22 @@ func (c *Cache[V]) Close() {
 		}
 		c.release()
 	})
+}
+
+// closing bounds how long Close tells.
+const closing = time.Second
+
+// lastWords tells what is untold, once: an instance that ends in order, as each does
+// in a rolling update, must not leave others with what is old.
+func (c *Cache[V]) lastWords() {
+	ctx, cancel := context.WithTimeout(c.ctx, closing)
+	defer cancel()
+	if c.teller != nil {
+		c.teller.last(ctx)
+	}
+	if c.peers != nil {
+		c.peers.last(ctx)
+	}
 }
 
 // release ends what New has started first.

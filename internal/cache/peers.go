@@ -110,6 +110,12 @@ func (a *announcer) run(ctx context.Context) {
 	}
 }
 
+// last sends what is unsent, until it fails.
+func (a *announcer) last(ctx context.Context) {
+	for m, any := a.take(); any && a.send(ctx, m, true); m, any = a.take() {
+	}
+}
+
 // take takes what fits into a message from what is unsent.
 func (a *announcer) take() (m message, any bool) {
 	a.mu.Lock()

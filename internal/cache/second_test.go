@@ -271,3 +271,48 @@ func TestWhatAnInstanceWithoutASecondLevelChangesIsNotReadFromThere(t *testing.T
 		})
 	}
 }
+
+func TestAnInstanceThatEndsTellsItsLastChanges(t *testing.T) {
+	ctx := context.Background()
+	for _, c := range []struct {
+		name string
+		l    *level // nil: it has no second level
+		told int
+	}{
+		{"to the others", nil, 0},
+		{"to the second level", &level{}, 3},
+		{"to the others, though the second level does not answer", &level{err: errAway}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &hub{}
+				all := instances(t, h, 2, func(i int, o *cache.Options[string]) {
+					if i == 0 && c.l != nil {
+						o.Remote = c.l
+						o.Encode = func(v string) ([]byte, error) { return []byte(v), nil }
+						o.Decode = func(b []byte) (string, error) { return string(b), nil }
+					}
+				})
+				synctest.Wait()
+				for _, key := range []string{"k", "tagged", "put"} {
+					want(t, all[1], key, versioned("old", 1, key), "old", "load")
+				}
+				all[0].Invalidate(ctx, cache.Change{Key: "k", Version: 2})
+				all[0].InvalidateTags(ctx, "tagged")
+				all[0].Put(ctx, "put", cache.Loaded[string]{Value: "new", Version: 2})
+				began := time.Now()
+				all[0].Close()
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("it took %s", took)
+				}
+				synctest.Wait()
+				for _, key := range []string{"k", "tagged", "put"} {
+					want(t, all[1], key, versioned("new", 2), "new", "load")
+				}
+				if c.l != nil && len(c.l.told) != c.told {
+					t.Errorf("the second level was told %+v", c.l.told)
+				}
+			})
+		})
+	}
+}

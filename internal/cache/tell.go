@@ -240,6 +240,22 @@ func (t *teller[V]) run(ctx context.Context) {
 	}
 }
 
+// last tells what waits once more, or at least the other instances.
+func (t *teller[V]) last(ctx context.Context) {
+	// Half of the time is for the other instances.
+	if deadline, ok := ctx.Deadline(); ok {
+		half, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+		ctx = half
+	}
+	if !t.isAway() && t.waiting() > 0 {
+		t.round(ctx)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.announceAll()
+}
+
 // round tells what waits now, and has the second level read again if it was away.
 func (t *teller[V]) round(ctx context.Context) bool {
 	t.mu.Lock()
@@ -277,11 +293,11 @@ func (t *teller[V]) round(ctx context.Context) bool {
 
 // call makes a call that returns the counter of tags.
 func (t *teller[V]) call(ctx context.Context, op string, do func(context.Context) (int64, error)) bool {
-	ctx, cancel := context.WithTimeout(ctx, t.c.o.RemoteTimeout)
+	called, cancel := context.WithTimeout(ctx, t.c.o.RemoteTimeout)
 	defer cancel()
-	seq, err := do(ctx)
+	seq, err := do(called)
 	if err != nil {
-		if t.c.ctx.Err() == nil {
+		if ctx.Err() == nil { // the cache is not being closed
 			t.lost(op, err)
 		}
 		return false
