@@ -241,6 +241,9 @@ func TestALoadThatHangsEndsAtTheHardTimeoutEvenIfItDoesNotHeedItsContext(t *test
 			if err == nil || !strings.Contains(err.Error(), "it has not ended within 3s") {
 				t.Errorf("heeding %t: got %v", heeds, err)
 			}
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("heeding %t: %v is no DeadlineExceeded", heeds, err)
+			}
 			if took := time.Since(began); took != 3*time.Second {
 				t.Errorf("heeding %t: it took %s", heeds, took)
 			}
@@ -529,7 +532,11 @@ func TestALoadThatLagsBehindWhatWasAnnouncedIsRepeatedAndThenFails(t *testing.T)
 		}
 		want(t, c, "k", lagging, "5", "load")
 		c.Invalidate(t.Context(), cache.Change{Key: "k", Version: 9})
-		if _, err := c.Get(t.Context(), "k", versioned("8", 8)); err == nil || !strings.Contains(err.Error(), "does it read from a replica that lags?") {
+		falling := func(context.Context) (cache.Loaded[string], error) {
+			version--
+			return cache.Loaded[string]{Value: "x", Version: version + 3}, nil
+		}
+		if _, err := c.Get(t.Context(), "k", falling); !errors.Is(err, cache.ErrOutdated) || !strings.Contains(err.Error(), "does it read from a replica that lags?") {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -35,7 +35,10 @@
 // HardTimeout and 5 s, in RAM and in Remote, so that what comes late is refused. A
 // record that is deleted and made again must go on with higher versions, or have none;
 // otherwise it is taken for outdated for that long. A load that returns less than was
-// announced, from a replica that lags for instance, is repeated and then fails.
+// announced, from a replica that lags for instance, is repeated for about 0.4 s. If it
+// is the same each time it is believed, since the database has lost commits (a replica
+// took over, or it was restored), and what was known is forgotten everywhere; a replica
+// that lags for longer is believed with it. Otherwise the Get fails with ErrOutdated.
 //
 // A tag, or a change without a version, cannot be ordered with a Put that another
 // writer makes at the same time: keys that are Put should be invalidated with versions.

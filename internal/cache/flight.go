@@ -11,7 +11,8 @@ import (
 
 const (
 	// attempts is how often a load is repeated that brings less than is known to be.
-	attempts = 3
+	// As many that agree are believed: what was known is no longer in the database.
+	attempts = 4
 	// firstPause and maxPause are between looks for what another instance loads.
 	firstPause = 5 * time.Millisecond
 	maxPause   = 50 * time.Millisecond
@@ -19,11 +20,20 @@ const (
 
 // What is wrong with a load.
 var (
-	errTimeout  = errors.New("the load took too long")
-	errAlone    = errors.New("nobody waits for the load any more")
-	errClosing  = errors.New("the cache is being closed")
-	errOutdated = errors.New("the load returns an older version than one that was written; does it read from a replica that lags?")
+	errTimeout = timeoutError{}
+	errAlone   = errors.New("nobody waits for the load any more")
+	errClosing = errors.New("the cache is being closed")
 )
+
+// ErrOutdated is what Get returns when the load brings an older version than one that
+// was written, and another one each time.
+var ErrOutdated = errors.New("the load returns an older version than one that was written; does it read from a replica that lags?")
+
+// timeoutError is a context.DeadlineExceeded to who asks.
+type timeoutError struct{}
+
+func (timeoutError) Error() string        { return "the load took too long" }
+func (timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // flight is one load that all callers of a key wait for.
 type flight[V any] struct {
@@ -108,6 +118,7 @@ func (c *Cache[V]) cutShort(ctx context.Context) outcome[V] {
 
 // fromLoad loads, again if what it brings is outdated.
 func (c *Cache[V]) fromLoad(ctx context.Context, s *shard[V], key string, f *flight[V], load func(context.Context) (Loaded[V], error)) outcome[V] {
+	var agreed, last = 0, int64(0)
 	for pause, n := 4*firstPause, 1; ; pause, n = 4*pause, n+1 {
 		began := c.now()
 		loaded, result, err := c.call(ctx, load)
@@ -125,8 +136,15 @@ func (c *Cache[V]) fromLoad(ctx context.Context, s *shard[V], key string, f *fli
 			if out.err != nil && err == nil {
 				result = "panic"
 			} else if err == nil && c.outdated(s, key, f, out.version) {
-				result = "outdated"
-				out.err = fmt.Errorf("cache %s: %w", c.o.Name, errOutdated)
+				if out.version != last {
+					agreed, last = 0, out.version
+				}
+				if agreed++; agreed == attempts {
+					c.goBack(s, key, f, out.version)
+				} else {
+					result = "outdated"
+					out.err = fmt.Errorf("cache %s: %w", c.o.Name, ErrOutdated)
+				}
 			}
 		}
 		c.m.loads.WithLabelValues(result).Inc()
@@ -165,6 +183,27 @@ func (c *Cache[V]) outdated(s *shard[V], key string, f *flight[V], version int64
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.flights[key] == f && c.newest(s, key) > version
+}
+
+// goBack forgets that a newer version of a key was known: the database has lost its
+// last commits, since a replica took over or it was restored.
+func (c *Cache[V]) goBack(s *shard[V], key string, f *flight[V], version int64) {
+	h := c.hash(key)
+	s.mu.Lock()
+	if s.flights[key] != f {
+		s.mu.Unlock()
+		return
+	}
+	s.forget(h)
+	c.ram.Invalidate(key)
+	if c.teller != nil {
+		c.teller.forget(key)
+	} else if c.peers != nil {
+		c.peers.add(subject{name: key}, 0, true)
+	}
+	s.mu.Unlock()
+	c.o.Logger.Warn("cache: the database has an older version than one that was written, each time it is asked; it is believed. Did it lose commits, or does the load read from a replica that lags?", "cache", c.o.Name, "version", version)
+	c.tellOwner([]Change{{Key: key}})
 }
 
 // newest is the newest version of a key that is known here, 0 for none. The shard is

@@ -138,6 +138,16 @@ func (s *shard[V]) floor(hash uint64, now int64) int64 {
 	return 0
 }
 
+// forget forgets the version of a key.
+func (s *shard[V]) forget(hash uint64) {
+	if s.floors == nil {
+		return
+	}
+	if f := &s.floors[hash/shards%floorsPerShard]; f.hash == hash {
+		*f = floor{}
+	}
+}
+
 func (s *shard[V]) raise(hash uint64, version, now, until int64) {
 	if version == 0 {
 		return

@@ -75,6 +75,8 @@ type News struct {
 	Key string
 	// Version: entries that are older are removed, and 0 removes any.
 	Version int64
+	// Forget: which versions were told of is forgotten, as the database has.
+	Forget bool
 	// Put, if not nil, is stored unless something newer is known. It has a version.
 	Put *Record
 	// Keep is for how long the change itself is remembered.

@@ -316,3 +316,32 @@ func TestAnInstanceThatEndsTellsItsLastChanges(t *testing.T) {
 		})
 	}
 }
+
+func TestADatabaseThatHasLostItsLastCommitsIsBelievedOnceItSaysSoEachTime(t *testing.T) {
+	ctx := context.Background()
+	for name, known := range map[string]func(c *cache.Cache[string]){
+		"told of": func(c *cache.Cache[string]) { c.Invalidate(ctx, cache.Change{Key: "k", Version: 7}) },
+		"in RAM": func(c *cache.Cache[string]) {
+			c.Put(ctx, "k", cache.Loaded[string]{Value: "v7", Version: 7})
+			time.Sleep(20 * time.Second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &level{answer: cache.Record{Leased: true}}
+				ca := over(t, l, func(o *cache.Options[string]) { o.SoftTimeout = -1 })
+				known(ca)
+				synctest.Wait()
+				l.told = nil
+				want(t, ca, "k", versioned("v5", 5), "v5", "load")
+				want(t, ca, "k", unwanted(t), "v5", "ram")
+				synctest.Wait()
+				if len(l.told) != 1 || !l.told[0].Forget || l.told[0].Key != "k" {
+					t.Errorf("the second level was told %+v", l.told)
+				}
+				ca.Put(ctx, "k", cache.Loaded[string]{Value: "v6", Version: 6})
+				want(t, ca, "k", unwanted(t), "v6", "ram")
+			})
+		})
+	}
+}

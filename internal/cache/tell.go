@@ -56,6 +56,7 @@ type untold[V any] struct {
 	bytes     int
 	seq       int64 // the second level's counter of tags before the Put
 	announced bool  // the other instances know
+	forget    bool  // what is remembered of the key is forgotten too
 }
 
 // newTeller starts with the second level away: nothing is read before the first Check.
@@ -121,6 +122,13 @@ func (t *teller[V]) invalidate(s subject, version int64, announced bool) {
 	t.add(s, untold[V]{version: version, announced: announced})
 }
 
+// forget has everything forgotten that is known of a key.
+func (t *teller[V]) forget(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.add(subject{name: key}, untold[V]{forget: true})
+}
+
 // put has a new value told. Without a version it is an invalidation: nobody could say
 // whether it is older than what is there by then. So it is while the second level is
 // away, since it may be long until it is told.
@@ -145,7 +153,7 @@ func (t *teller[V]) add(s subject, u untold[V]) {
 		case old.version > u.version:
 			u.version, u.put, u.bytes, u.seq = old.version, old.put, old.bytes, old.seq
 		}
-		u.announced = u.announced && old.announced
+		u.announced, u.forget = u.announced && old.announced, u.forget || old.forget
 	} else if len(t.waits) >= maxUntold {
 		t.overflow()
 	}
@@ -332,7 +340,7 @@ func (t *teller[V]) tell(ctx context.Context, subjects []subject, changes []unto
 			n.Keep = c.o.TTL + c.o.StaleFor + c.remembered()
 			continue
 		}
-		n.Key, n.Version, n.Keep = s.name, changes[i].version, c.remembered()
+		n.Key, n.Version, n.Keep, n.Forget = s.name, changes[i].version, c.remembered(), changes[i].forget
 		if p := changes[i].put; p != nil {
 			if rec, ok := c.record(*p); ok {
 				rec.Seq = changes[i].seq

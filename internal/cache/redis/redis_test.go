@@ -476,3 +476,13 @@ func TestAKeyThatHoldsSomethingElseIsDeletedAndCostsNothingElse(t *testing.T) {
 		}
 	}
 }
+
+func TestVersionsThatTheDatabaseHasLostAreForgotten(t *testing.T) {
+	r := checked(t, connectTo(t, shared.Redis(t), nil))
+	r.load("k", "v7", 7)
+	r.tell(cache.News{Key: "k", Version: 8})
+	r.tell(cache.News{Key: "k", Forget: true})
+	r.want("k", "")
+	r.load("k", "v5", 5)
+	r.want("k", "v5")
+}

@@ -336,7 +336,7 @@ func (r *Redis) Tell(ctx context.Context, name string, news []cache.News) (int64
 			until := time.Since(r.began).Milliseconds() + s.ahead.Load() + late.Milliseconds()
 			calls[i] = call{&r.lua.put, s.keys + n.Key, append(written(*n.Put), number(until), milliseconds(n.Keep))}
 		default:
-			calls[i] = call{&r.lua.invalidate, s.keys + n.Key, []string{version(n.Version), milliseconds(n.Keep), number(seq)}}
+			calls[i] = call{&r.lua.invalidate, s.keys + n.Key, []string{version(n.Version), milliseconds(n.Keep), number(seq), flag(n.Forget)}}
 		}
 	}
 	for i, result := range run(ctx, c, nil, calls...) {
@@ -370,6 +370,13 @@ func (r *Redis) Distrust(ctx context.Context, name string) error {
 func (r *Redis) raise(ctx context.Context, c rueidis.Client, s *space, epoch string) (int64, error) {
 	n, err := r.runOne(ctx, c, s, call{&r.lua.raise, s.meta, []string{epoch}}).AsInt64()
 	return n, r.explain(err)
+}
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
 }
 
 func number(n int64) string { return strconv.FormatInt(n, 10) }

@@ -135,8 +135,10 @@ end
 return write(h[1] or h[2])
 `
 
-// invalidateLua: ARGV are the version, for how long it is remembered, and the counter.
+// invalidateLua: ARGV are the version, for how long it is remembered, the counter,
+// and "1" to forget all versions first.
 const invalidateLua = `
+if ARGV[4] == '1' then redis.call('DEL', key) end
 drop(ARGV[1], ARGV[2])
 return 1
 `
