@@ -126,7 +126,11 @@ func (r *Reads) order(ctx context.Context, store Store, tenantID, id string) (ca
 		return cache.Loaded[*Order]{Value: readable(&o), Version: o.Version}, err
 	}
 	entry, err := r.orders.Get(ctx, key, load)
-	if err == nil && (entry.Value.TenantID != tenantID || entry.Value.ID != id) {
+	switch {
+	case errors.Is(err, cache.ErrOutdated):
+		// Who told of a newer one may have told of what a failover then lost.
+		entry, err = ask(ctx, load)
+	case err == nil && (entry.Value.TenantID != tenantID || entry.Value.ID != id):
 		entry, err = past(ctx, r.orders, key, load)
 	}
 	if errors.Is(err, cache.ErrNotFound) {
@@ -168,6 +172,11 @@ func (p *Page) isOf(tenantID, customerID string) bool {
 // key: somebody else wrote it into the remote level. All forget it.
 func past[V any](ctx context.Context, c *cache.Cache[V], key string, load func(context.Context) (cache.Loaded[V], error)) (cache.Entry[V], error) {
 	c.Invalidate(ctx, cache.Change{Key: key})
+	return ask(ctx, load)
+}
+
+// ask asks the store itself; nothing is kept.
+func ask[V any](ctx context.Context, load func(context.Context) (cache.Loaded[V], error)) (cache.Entry[V], error) {
 	loaded, err := load(ctx)
 	if err != nil {
 		return cache.Entry[V]{}, err

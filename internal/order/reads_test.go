@@ -521,6 +521,38 @@ func TestWhatMayHaveChangedBeforeAPanicIsReadAgain(t *testing.T) {
 	}
 }
 
+func TestAnOrderThatTheCacheCannotPlaceInTimeIsReadFromTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &metered{memory: newMemory(annsOrder())}
+		reads, err := order.NewReads(order.ReadsOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, done := shopOver(t, store, reads)
+		defer done()
+		// A failover lost what was committed, and the order moves on while it is read.
+		reads.Changed([]order.Order{{TenantID: "demo", ID: "o1", CustomerID: "ann", Version: 70}})
+		store.read = func() {
+			store.mu.Lock()
+			defer store.mu.Unlock()
+			r := order.Ref{TenantID: "demo", ID: "o1"}
+			o := store.memory.orders[r]
+			o.Version++
+			store.memory.orders[r] = o
+		}
+		for range 2 {
+			before := store.orders.Load()
+			view, err := s.Cached(t.Context(), ann, "o1")
+			if last := store.orders.Load(); err != nil || view.Order.Version != last || last == before {
+				t.Errorf("version %d, %v; want what the database had when it was last asked, version %d", view.Order.Version, err, last)
+			}
+			if _, err := s.Cached(t.Context(), bob, "o1"); !errors.Is(err, order.ErrNotFound) {
+				t.Errorf("somebody else: %v", err)
+			}
+		}
+	})
+}
+
 func TestAFailedTransactionForgetsNothing(t *testing.T) {
 	store := &metered{memory: newMemory(annsOrder())}
 	s, _ := newShop(t, store, order.ReadsOptions{TTL: time.Minute})
