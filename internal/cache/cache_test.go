@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -224,6 +225,22 @@ func TestALoadThatPanicsGivesEveryWaiterAnErrorAndTheNextOneLoads(t *testing.T) 
 	})
 }
 
+func TestALoadThatEndsItsGoroutineGivesItsWaitersAnErrorAndTheNextOneLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := c.Get(ctx, "k", func(context.Context) (cache.Loaded[string], error) {
+			runtime.Goexit()
+			return cache.Loaded[string]{}, nil
+		})
+		if err == nil || !strings.Contains(err.Error(), "the load ended its goroutine") {
+			t.Errorf("got %v", err)
+		}
+		want(t, c, "k", value("v"), "v", "load")
+	})
+}
+
 func TestALoadThatHangsEndsAtTheHardTimeoutEvenIfItDoesNotHeedItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, func(o *cache.Options[string]) { o.HardTimeout = 3 * time.Second })
@@ -337,10 +354,11 @@ func TestWhatIsKeptStaysWithinTheBoundWhetherItIsThereOrNot(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		load load
+		each float64 // bytes of one at the least
 	}{
-		{"values", value(strings.Repeat("x", 1000))},
-		{"unknown ids", failing(cache.ErrNotFound)},
-		{"values with tags", versioned("v", 0, "tag-one", "tag-two")},
+		{"values", value(strings.Repeat("x", 1000)), 1256},
+		{"unknown ids", failing(cache.ErrNotFound), 256},
+		{"values with tags", versioned("v", 0, "tag-one", "tag-two"), 256 + 2*450},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			reg := prometheus.NewRegistry()
@@ -355,7 +373,7 @@ func TestWhatIsKeptStaysWithinTheBoundWhetherItIsThereOrNot(t *testing.T) {
 				entries, evicted = metric(t, reg, "millrace_cache_entries"), metric(t, reg, "millrace_cache_evictions_total")
 				return entries+evicted == n
 			})
-			if entries > bound/256 {
+			if entries > bound/c.each {
 				t.Errorf("%g entries are left, %g were evicted of %d", entries, evicted, n)
 			}
 		})

@@ -22,6 +22,7 @@ const (
 var (
 	errTimeout = timeoutError{}
 	errAlone   = errors.New("nobody waits for the load any more")
+	errGone    = errors.New("the load ended its goroutine")
 	errClosing = errors.New("the cache is being closed")
 )
 
@@ -96,14 +97,19 @@ func (c *Cache[V]) fly(ctx context.Context, s *shard[V], key string, f *flight[V
 	defer over()
 	defer context.AfterFunc(ctx, func() { c.end(s, key, f, c.cutShort(ctx)) })()
 
-	lease, done := c.fromRemote(ctx, s, key, f, left)
-	if done {
-		return
-	}
-	out := c.fromLoad(ctx, s, key, f, load)
-	kept := c.end(s, key, f, out)
-	if lease.token != "" {
-		c.settle(key, lease, out, kept)
+	lease, done, out := lease{}, false, outcome[V]{level: levelLoad, err: fmt.Errorf("cache %s: %w", c.o.Name, errGone)}
+	defer func() { // also if the load ends its goroutine, as a test's may
+		if done {
+			return
+		}
+		kept := c.end(s, key, f, out)
+		if lease.token != "" {
+			c.settle(key, lease, out, kept)
+		}
+	}()
+	lease, done = c.fromRemote(ctx, s, key, f, left)
+	if !done {
+		out = c.fromLoad(ctx, s, key, f, load)
 	}
 }
 

@@ -14,6 +14,10 @@ import (
 // level's node and its place in the table.
 const itemBytes = 256
 
+// tagBytes is what a tag takes besides its name: its place in the item and in the
+// index, and the map of its keys, which mostly is one.
+const tagBytes = 450
+
 // item is what RAM holds of a key. All times are the cache's clock.
 type item[V any] struct {
 	value    V
@@ -76,7 +80,7 @@ func (c *Cache[V]) newRAM(clock *otter.CoarseClock) (*otter.Cache[string, *item[
 		Weigher: func(key string, it *item[V]) uint32 {
 			n := itemBytes + len(key) + it.weight
 			for _, tag := range it.tags {
-				n += itemBytes + len(tag) // it is in the index
+				n += tagBytes + len(tag)
 			}
 			return uint32(min(n, math.MaxUint32))
 		},
