@@ -55,8 +55,8 @@ func (m message) encode() []byte {
 	return b
 }
 
-// decodeMessage reads what encode wrote.
-func decodeMessage(b []byte) (m message, err error) {
+// decodeMessage reads what encode wrote, of another cache's message its name alone.
+func decodeMessage(cache string, b []byte) (m message, err error) {
 	number := func() (n uint64) {
 		n, size := binary.Uvarint(b)
 		if size <= 0 {
@@ -86,7 +86,10 @@ func decodeMessage(b []byte) (m message, err error) {
 	if one() != messageFormat {
 		return m, errMessage
 	}
-	m.cache, m.instance = text(), text()
+	if m.cache = text(); err == nil && m.cache != cache {
+		return m, nil // all caches hear all messages
+	}
+	m.instance = text()
 	m.all = one()&flagAll != 0
 	for err == nil && len(b) > 0 {
 		f := one()

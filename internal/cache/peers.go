@@ -172,7 +172,7 @@ func (a *announcer) listen(ctx context.Context) {
 
 // receive hears a message.
 func (a *announcer) receive(data []byte) {
-	m, err := decodeMessage(data)
+	m, err := decodeMessage(a.cache, data)
 	switch {
 	case err != nil:
 		a.m.garbled.Inc()
