@@ -8,6 +8,11 @@
 // believed if its own is not less than those of its tags. The counter, and its value
 // below which nothing is believed (the epoch), are in one more hash per cache.
 //
+// Memory: besides the entries, each tag that was invalidated takes about 179 bytes (as
+// measured, with names of 32) for TTL + StaleFor + HardTimeout + 5 s, and each key that
+// was about 232 bytes for HardTimeout + 5 s. At 1,000 tags a second and cache's
+// defaults that is 66 MB.
+//
 // A server that was restarted, or replaced by its replica, may hold what was
 // invalidated since. So nothing is read over a new connection before Check has seen
 // that the same servers answer as before, and raised the epoch if not. What Redis
