@@ -369,13 +369,11 @@ func TestWhatIsKeptStaysWithinTheBoundWhetherItIsThereOrNot(t *testing.T) {
 			}
 			eventually(t, "the bytes are within the bound", func() bool { return metric(t, reg, "millrace_cache_bytes") <= bound })
 			var entries, evicted float64
-			eventually(t, "every entry is there or was evicted", func() bool { // it goes on between the two looks
+			// What was written last is weighed and removed in the background.
+			eventually(t, "all but what fits was evicted", func() bool {
 				entries, evicted = metric(t, reg, "millrace_cache_entries"), metric(t, reg, "millrace_cache_evictions_total")
-				return entries+evicted == n
+				return entries+evicted == n && entries <= bound/c.each
 			})
-			if entries > bound/c.each {
-				t.Errorf("%g entries are left, %g were evicted of %d", entries, evicted, n)
-			}
 		})
 	}
 }
