@@ -385,7 +385,7 @@ func TestShortlyBeforeItsTimeIsOverOneHitHasAValueLoadedAgain(t *testing.T) {
 		time.Sleep(8*time.Second - 1)
 		want(t, c, "k", unwanted(t), "old", "ram")
 		synctest.Wait()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		h, first := hold(failing(errAway)), true
 		for range 10 {
 			l := unwanted(t)
