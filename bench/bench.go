@@ -167,8 +167,10 @@ func (b *bench) load(ctx context.Context, r *result, t *target, what string, rep
 // loadCommand records a call of `millrace load`.
 func (r *result) loadCommand(what string, args []string) {
 	shown := append([]string{"load", what}, args...)
-	if i := slices.Index(shown, "--acked"); i >= 0 && i+1 < len(shown) {
-		shown[i+1] = "FILE" // its place says nothing to who repeats it
+	for _, flag := range []string{"--acked", "--keys-file"} {
+		if i := slices.Index(shown, flag); i >= 0 && i+1 < len(shown) {
+			shown[i+1] = "FILE" // its place says nothing to who repeats it
+		}
 	}
 	r.command("bin/millrace", shown)
 }
