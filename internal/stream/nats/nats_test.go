@@ -63,6 +63,11 @@ func TestAStreamThatIsNotAsItMustBeIsAnErrorThatSaysWhatToChange(t *testing.T) {
 	js := c.jetStream(t)
 	good := jetstream.StreamConfig{Subjects: []string{"X-0.word"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
 		MaxBytes: 256 << 20, Duplicates: 2 * time.Minute, Replicas: 1}
+	// A server whose last stream is deleted removes its directory in the background, and
+	// may do so under the next one.
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "KEEP", Subjects: []string{"keep"}, MaxBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
 	for i, fault := range []struct {
 		name  string
 		spoil func(*jetstream.StreamConfig)
