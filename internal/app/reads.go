@@ -33,7 +33,7 @@ import (
 type reads struct {
 	catalog *catalog.Index
 	places  *place.Index
-	// followers keep the indexes up to date, by the index's name.
+	// followers keep the indexes up to date.
 	followers     []follower
 	followCatalog *follow.Follower[catalog.Product]
 	followPlaces  *follow.Follower[place.Place]
@@ -43,7 +43,6 @@ type reads struct {
 // follower is a follow.Follower of whatever it follows.
 type follower interface {
 	Run(ctx context.Context) error
-	Ready() error
 }
 
 // openReads opens the caches and indexes of a server.

@@ -10,7 +10,7 @@ import (
 // Catalog says who may read the catalogue, and how long what is read may be kept.
 type Catalog struct {
 	Public               bool          `key:"public" doc:"Whether products and places can be read without a credential; the tenant is then named by ?tenant= or X-Millrace-Tenant."`
-	MaxAge               time.Duration `key:"maxAge" min:"0s" max:"24h" doc:"How long browsers and CDNs may keep what was read without a credential before they ask again. What needs a credential is asked for each time."`
+	MaxAge               time.Duration `key:"maxAge" min:"0s" max:"24h" doc:"How long browsers may keep what was read without a credential before they ask again, and CDNs too if its address names the tenant and, where one counts, the language. What needs a credential is asked for each time."`
 	StaleWhileRevalidate time.Duration `key:"staleWhileRevalidate" min:"0s" max:"24h" doc:"How much longer they may hand it out while they ask."`
 }
 
@@ -21,7 +21,7 @@ type Places struct {
 
 // Reads bounds what is kept in memory to answer reads.
 type Reads struct {
-	PollEvery        time.Duration `key:"pollEvery" min:"100ms" max:"1m" doc:"How often the database is asked for changes of the catalogue and of places that other instances made and of which the broker did not tell. No answer is older than that and a moment."`
+	PollEvery        time.Duration `key:"pollEvery" min:"100ms" max:"1m" doc:"How often the database is asked for changes of the catalogue and of places that other instances made and of which the broker did not tell. While the database answers, none is older than that and a moment."`
 	VariantsMaxBytes Size          `key:"variantsMaxBytes" min:"1MiB" max:"64GiB" doc:"Most bytes of compressed and translated answers kept in memory."`
 	Cache            ReadCache     `key:"cache" doc:"Orders, histories and API keys that were read."`
 }
